@@ -1,0 +1,1 @@
+"""Questions put to jattn: the only place where models, data and training meet."""

@@ -1,0 +1,72 @@
+"""What a run ran on."""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from experiments.errors import ConfigError
+
+PACKAGES = (
+  'jattn jax jaxlib flax optax chex orbax-checkpoint tensorflow-datasets array_record grain numpy pillow'
+).split()
+
+
+def devices() -> list[jax.Device]:
+  """The accelerators, or the CPU.
+
+  Raises:
+    ConfigError: JAX_PLATFORMS asks for a platform that is not there (jax says so with a bare
+      AssertionError or a long RuntimeError).
+  """
+  try:
+    return jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    platforms = jax.config.jax_platforms
+    first = str(error).strip().partition('\n')[0]
+    raise ConfigError(
+      f'JAX_PLATFORMS={platforms} cannot be used here' + (f': {first}' if first else '') + '\n'
+      'unset it to run on the CPU, or install jattn[cuda12], jattn[cuda13] or jattn[tpu]'
+    ) from None
+
+
+def describe() -> dict[str, Any]:
+  """Versions, devices and the git revision of the code, as JSON values."""
+  found = devices()
+  return {
+    'versions': {name: _version(name) for name in PACKAGES},
+    'python': platform.python_version(),
+    'system': f'{platform.system()} {platform.machine()}',
+    'backend': jax.default_backend(),
+    'device': found[0].device_kind,
+    'devices': len(found),
+    'processes': jax.process_count(),
+    'git': _revision(),
+    'command': ['python', '-m', 'experiments.train', *sys.argv[1:]],
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _revision() -> str | None:
+  """The commit, with '+' when files differ from it; None outside a checkout."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(root), *arguments], capture_output=True, text=True, check=True, timeout=5
+    ).stdout.strip()
+
+  try:
+    return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
+  except (OSError, subprocess.SubprocessError):
+    return None

@@ -1,0 +1,270 @@
+"""One training run, from a configuration to a directory that tells all about it."""
+
+import statistics
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from experiments import config as configuration
+from experiments import environment, pictures
+from experiments.config import TrainConfig
+from experiments.errors import STOPPED, Diverged, RunError
+from experiments.progress import Reporter
+from experiments.rundir import RunDirectory
+from experiments.setup import DataFacts, Setup, check_devices, load_data, make_setup
+from jattn import training
+from jattn.data import stream_fingerprint
+from jattn.training.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
+
+EVAL_BATCH = 256
+
+
+def run(config: TrainConfig) -> int:
+  """Trains, or goes on training, or says that it is done; returns the exit code.
+
+  Raises:
+    ExperimentError: with its message and exit code.
+  """
+  with RunDirectory(config.out or configuration.default_out(config)) as directory:
+    stored = directory.read('config.json')
+    if stored is not None:
+      refuse_changes(directory, stored, configuration.to_json(config), 'configuration')
+      if result := directory.read('result.json'):
+        print(f'{directory.path} is done: {summary(result)}')
+        return 0
+    check_devices(config)
+    began = time.perf_counter()
+    dataset = load_data(config)
+    facts = DataFacts.of(dataset)
+    if (old := directory.read('data.json')) is not None:
+      refuse_changes(directory, old, facts.__dict__, 'data')
+    setup = make_setup(config, facts)
+    directory.write('config.json', configuration.to_json(config))
+    directory.write('data.json', facts.__dict__)
+    directory.write('env.json', environment.describe())
+    return Run(directory, setup, dataset, began).go()
+
+
+class Run:
+  """A run in progress: what its steps, evaluations and checkpoints write where."""
+
+  def __init__(self, directory: RunDirectory, setup: Setup, dataset: Any, began: float):
+    self.directory, self.setup, self.dataset = directory, setup, dataset
+    self.config, self.began = setup.config, began
+    self.eval_step = setup.eval_step()
+    self.choose: tuple[int, dict[str, float]] = (-1, {})
+    self.seconds_before = 0.0
+    self.meta = {
+      'config': configuration.to_json(setup.config),
+      'data': stream_fingerprint(dataset, seed=setup.config.seed, batch_size=setup.config.batch_size),
+      'steps': setup.steps,
+    }
+
+  def go(self) -> int:
+    """Trains to the end or to a signal; returns the exit code."""
+    path = self.directory.path
+    try:
+      with (
+        training.Preemption() as preemption,
+        Checkpoints(path / 'ckpt', keep=self.config.keep, best='choose_accuracy') as self.checkpoints,
+      ):
+        state = self.restore()
+        start = int(state.step)
+        self.directory.rewind(start)
+        self.directory.status('running', start)
+        with (
+          Reporter(self.setup.steps, start=start) as self.reporter,
+          SummaryWriter(str(path / 'tb'), purge_step=start + 1 if start else None) as self.events,
+        ):
+          self.announce(start)
+          fitted = self.fit(state, preemption)
+        self.checkpoints.wait()
+      return self.leave(fitted, preemption)
+    except CheckpointError as error:
+      self.directory.status('failed', -1, str(error))
+      raise RunError(str(error)) from None
+
+  def fit(self, state: training.TrainState, preemption: training.Preemption) -> training.Fitted:
+    config, setup = self.config, self.setup
+    return training.fit(
+      state,
+      setup.train_step(),
+      self.dataset.batches(
+        'train', batch_size=config.batch_size, seed=config.seed, start=int(state.step)
+      ),
+      steps=setup.steps,
+      mesh=setup.mesh,
+      steps_per_call=setup.steps_per_call,
+      max_skips=config.max_skips,
+      on_log=self.on_log,
+      log_every=config.log_every,
+      evaluate=self.evaluate_choose,
+      evaluate_every=config.evaluate_every or setup.steps_per_epoch,
+      save=self.save,
+      save_every=config.checkpoint_every or setup.steps_per_epoch,
+      should_stop=preemption.should_stop,
+    )
+
+  def restore(self) -> training.TrainState:
+    """The newest checkpoint that verifies, or a fresh state."""
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always', CheckpointWarning)
+      restored = self.checkpoints.restore(self.setup.abstract_state())
+    for warning in caught:
+      print(f'warning: {warning.message}', flush=True)
+    if restored is None:
+      return self.setup.create_state()
+    refuse_changes(self.directory, restored.meta['config'], self.meta['config'], 'configuration')
+    refuse_changes(self.directory, restored.meta['data'], self.meta['data'], 'data')
+    self.seconds_before = restored.meta['seconds']
+    return restored.state
+
+  def announce(self, start: int) -> None:
+    setup, facts = self.setup, self.setup.facts
+    shapes = jax.eval_shape(setup.create_state).params
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    self.reporter.say(
+      f'{self.config.model}: {parameters:,} parameters; {facts.name}: {facts.train_examples:,} training '
+      f'images of {facts.num_classes} classes; {setup.steps} steps on {setup.mesh.size} '
+      f'{jax.devices()[0].device_kind} device(s); in {self.directory.path}'
+    )
+    if start:
+      self.reporter.say(f'going on from step {start}')
+
+  def on_log(self, step: int, metrics: dict[str, float]) -> None:
+    self.record('train', step, metrics | {'learning_rate': float(self.setup.schedule(step))})
+    self.reporter.train(step, metrics)
+
+  def evaluate_choose(self, step: int, state: training.TrainState) -> None:
+    metrics = self.evaluate('choose', state).result()
+    self.choose = (step, metrics)
+    self.record('choose', step, metrics)
+    self.reporter.say(
+      f'step {step}: choose accuracy {metrics["accuracy"]:.4f}, loss {metrics["loss"]:.4f}'
+    )
+
+  def evaluate(self, split: str, state: training.TrainState) -> training.Metrics:
+    return evaluate_split(self.setup, self.dataset, split, state.eval_variables, self.eval_step)
+
+  def save(self, step: int, state: training.TrainState) -> None:
+    evaluated, metrics = self.choose
+    known = {'choose_accuracy': metrics['accuracy']} if evaluated == step else None
+    seconds = self.seconds_before + time.perf_counter() - self.began
+    self.checkpoints.save(step, state, meta=self.meta | {'seconds': seconds}, metrics=known)
+    self.directory.status('running', step)
+
+  def record(self, split: str, step: int, metrics: dict[str, float]) -> None:
+    self.directory.append({'step': step, 'split': split, **metrics})
+    for name, value in metrics.items():
+      self.events.add_scalar(f'{split}/{name}', value, step)
+
+  def leave(self, fitted: training.Fitted, preemption: training.Preemption) -> int:
+    """Writes how it ended, and the results if it is done."""
+    step = int(fitted.state.step)
+    if fitted.reason == 'stopped':
+      reason = f'{preemption.requested}; run the same command again to go on'
+      self.directory.status('stopped', step, reason)
+      print(f'stopped at step {step} by {reason}')
+      return STOPPED
+    if fitted.reason == 'diverged':
+      reason = (
+        f'{self.config.max_skips} updates in a row were not finite by step {step}; the checkpoints '
+        f'before it are intact'
+      )
+      self.directory.status('diverged', step, reason)
+      raise Diverged(f'{reason}\nlower --optimizer.learning-rate or set --optimizer.clip-norm')
+    result = self.result(fitted.state)
+    draw(self.directory, self.setup, self.dataset, fitted.state.eval_variables)
+    self.directory.write('result.json', result)
+    self.directory.status('done', step)
+    print(f'done: {summary(result)}; pictures in {self.directory.path}')
+    return 0
+
+  def result(self, state: training.TrainState) -> dict[str, Any]:
+    test, choose = self.evaluate('test', state), self.evaluate('choose', state)
+    names = self.setup.facts.class_names
+    tested, chosen = test.result(), choose.result()
+    rates = [m['images_per_second'] for m in self.directory.metrics() if m['split'] == 'train']
+    return {
+      'test_accuracy': tested['accuracy'],
+      'choose_accuracy': chosen['accuracy'],
+      'test_nll': tested['nll'],
+      'test_ece': tested['ece'],
+      'test_brier': tested['brier'],
+      'test_top5_accuracy': tested['top5_accuracy'],
+      'test_images': tested['count'],
+      'test_class_accuracy': dict(zip(names, test.class_accuracy().tolist(), strict=True)),
+      'test_confusion': np.asarray(test.confusion, int).tolist(),
+      'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+      'steps': int(state.step),
+      'skipped_steps': int(state.skipped),
+      'seconds': self.seconds_before + time.perf_counter() - self.began,
+      'images_per_second': statistics.median(rates) if rates else None,
+      'device': jax.devices()[0].device_kind,
+      'devices': self.setup.mesh.size,
+      'model': self.config.model,
+      'data': self.setup.facts.name,
+      'seed': self.config.seed,
+    }
+
+
+def evaluate_split(
+  setup: Setup, dataset: Any, split: str, variables: Any, eval_step: Any
+) -> training.Metrics:
+  """Metrics over every image of a split, each once."""
+  size = -(-EVAL_BATCH // setup.mesh.size) * setup.mesh.size
+  return training.evaluate(
+    eval_step,
+    variables,
+    dataset.eval_batches(split, batch_size=size),
+    num_classes=setup.facts.num_classes,
+    mesh=setup.mesh,
+  )
+
+
+def draw(directory: RunDirectory, setup: Setup, dataset: Any, variables: Any) -> None:
+  """Writes ``curves.png``, and ``attention.png`` of 16 test images if the model has maps."""
+  pictures.draw_curves(directory.path / 'curves.png', directory.metrics())
+  batch = next(iter(dataset.eval_batches('test', batch_size=16)))
+  rows = np.flatnonzero(batch.mask)
+  images, labels = batch.images[rows], batch.labels[rows]
+  prediction = jax.device_get(
+    jax.jit(lambda v, x: setup.model.apply(v, setup.prepare(x), train=False))(variables, images)
+  )
+  names = setup.facts.class_names
+  pictures.draw_attention(
+    directory.path / 'attention.png',
+    images=images,
+    maps=prediction.maps,
+    truth=[names[label] for label in labels],
+    predicted=[names[index] for index in prediction.logits.argmax(axis=-1)],
+  )
+
+
+def refuse_changes(directory: RunDirectory, old: dict, new: dict, what: str) -> None:
+  """Refuses to go on with another configuration or other data.
+
+  Raises:
+    RunError: with every difference.
+  """
+  lines = configuration.difference(_as_json(old), _as_json(new))
+  if lines:
+    raise RunError(
+      f'{directory.path} holds a run with another {what}; choose another --out, or undo:\n  '
+      + '\n  '.join(lines)
+    )
+
+
+def summary(result: dict[str, Any]) -> str:
+  return (
+    f'test accuracy {result["test_accuracy"]:.4f} of {result["test_images"]} images, '
+    f'{result["steps"]} steps in {result["seconds"]:.0f} s'
+  )
+
+
+def _as_json(values: dict) -> dict:
+  return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

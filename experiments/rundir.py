@@ -1,0 +1,107 @@
+"""The directory that one run owns."""
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+from experiments.errors import RunError
+
+
+class RunDirectory:
+  """Files of a run, held by one process at a time; a context manager.
+
+  ``config.json``, ``data.json``, ``env.json``, ``status.json``, ``result.json`` are replaced whole or not
+  at all; ``metrics.jsonl`` only grows, and is cut back to the step that a resumed run starts from.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self.path = pathlib.Path(path).resolve()
+    self._lock = None
+
+  def __enter__(self) -> 'RunDirectory':
+    """Creates and locks the directory.
+
+    Raises:
+      RunError: it cannot be written, or another process holds it.
+    """
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = open(self.path / '.lock', 'a+')  # noqa: SIM115
+    except OSError as error:
+      raise RunError(f'--out {self.path} cannot be written: {error.strerror}') from None
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      self._lock.seek(0)
+      holder = self._lock.read().strip() or 'another process'
+      raise RunError(f'--out {self.path} is in use by {holder}; wait for it or choose another') from None
+    self._lock.truncate(0)
+    self._lock.write(f'process {os.getpid()}')
+    self._lock.flush()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._lock.close()
+
+  def read(self, name: str) -> Any | None:
+    """The JSON of a file, or None if it is not there.
+
+    Raises:
+      RunError: the file is there and cannot be read.
+    """
+    try:
+      return json.loads((self.path / name).read_text())
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError) as error:
+      raise RunError(f'{self.path / name} cannot be read: {error}') from None
+
+  def write(self, name: str, value: Any) -> None:
+    """Replaces a JSON file in one motion, so that a reader or a crash never sees half of it."""
+    partial = self.path / f'.{name}.partial'
+    partial.write_text(json.dumps(finite(value), indent=2) + '\n')
+    os.replace(partial, self.path / name)
+
+  def status(self, state: str, step: int, reason: str = '') -> None:
+    """Writes ``status.json``: state is running, done, stopped, diverged or failed."""
+    self.write('status.json', {'state': state, 'step': step, 'reason': reason})
+
+  def append(self, line: dict[str, Any]) -> None:
+    """Adds one line to ``metrics.jsonl``."""
+    with open(self.path / 'metrics.jsonl', 'a') as file:
+      file.write(json.dumps(finite(line)) + '\n')
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; a last line that was cut off is left out."""
+    try:
+      lines = (self.path / 'metrics.jsonl').read_text().splitlines()
+    except FileNotFoundError:
+      return []
+    parsed = []
+    for line in lines:
+      try:
+        parsed.append(json.loads(line))
+      except ValueError:
+        continue
+    return parsed
+
+  def rewind(self, step: int) -> None:
+    """Drops the metrics after ``step``: they will be measured again."""
+    kept = [line for line in self.metrics() if line['step'] <= step]
+    partial = self.path / '.metrics.jsonl.partial'
+    partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+    os.replace(partial, self.path / 'metrics.jsonl')
+
+
+def finite(value: Any) -> Any:
+  """JSON has no NaN: numbers that are not finite become null."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, dict):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(item) for item in value]
+  return value

@@ -1,0 +1,44 @@
+"""Attention for image classification in JAX and Flax: correct, visible, measured.
+
+``jattn.data``, ``jattn.training`` are imported when first touched, because they bring TFDS and Orbax.
+"""
+
+import importlib
+
+from jattn import attention, backbones, models, ops, pooling, types
+from jattn.attention import create_attention, list_attentions
+from jattn.models import Classifier, create_model, list_models
+from jattn.pooling import create_pooling, list_poolings
+from jattn.types import Attended, AttentionMap, Batch, Pooled, Prediction
+
+__version__ = '0.1.0'
+
+_ON_DEMAND = ('data', 'training')
+
+
+def __getattr__(name: str):
+  if name in _ON_DEMAND:
+    return importlib.import_module(f'jattn.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+__all__ = [
+  'Attended',
+  'AttentionMap',
+  'Batch',
+  'Classifier',
+  'Pooled',
+  'Prediction',
+  'attention',
+  'backbones',
+  'create_attention',
+  'create_model',
+  'create_pooling',
+  'list_attentions',
+  'list_models',
+  'list_poolings',
+  'models',
+  'ops',
+  'pooling',
+  'types',
+]

@@ -1,0 +1,73 @@
+"""Query-key-value self-attention over the positions of a feature map."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.ops import attention_weights, weigh
+from jattn.types import Attended, AttentionMap
+
+
+class SelfAttention(nn.Module):
+  """Self-attention: every position looks at every position.
+
+  ``Q = X W_Q``, ``K = X W_K``, ``V = X W_V`` (1x1 convolutions), ``A = softmax(Q K^T / sqrt(D))`` by
+  rows, ``O = A V``. Vaswani et al. 2017, arXiv 1706.03762; over image features Wang et al. 2018,
+  arXiv 1711.07971. No norm, no residual; an output projection only if ``out_features`` is given.
+
+  The bias of the key projection cannot move the output: it adds the same number to a whole row of
+  scores, which softmax ignores. It is kept because the tutorial's 1x1 convolutions have it.
+
+  Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid.
+
+  Attributes:
+    num_heads: M, number of maps.
+    num_key_heads: heads of keys and values; None is ``num_heads``, 1 is multi-query attention.
+    qk_features: width of all query heads together; None is C.
+    v_features: width of the output before the projection, all heads together; None is C.
+    out_features: width of the output projection; None leaves it out.
+    use_bias: whether the projections have a bias.
+    dtype: what projections and products are computed in; None is the input's type.
+  """
+
+  num_heads: int = 1
+  num_key_heads: int | None = None
+  qk_features: int | None = None
+  v_features: int | None = None
+  out_features: int | None = None
+  use_bias: bool = True
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> Attended:
+    """[B, H, W, C] -> features [B, H, W, C'] and the map ``weights``.
+
+    Raises:
+      ValueError: the number of heads does not divide a width.
+    """
+    del train
+    chex.assert_rank(x, 4)
+    batch, height, width, channels = x.shape
+    key_heads = self.num_heads if self.num_key_heads is None else self.num_key_heads
+    qk_features = channels if self.qk_features is None else self.qk_features
+    v_features = channels if self.v_features is None else self.v_features
+    for name, features in (('qk_features', qk_features), ('v_features', v_features)):
+      if features % self.num_heads:
+        raise ValueError(f'{self.num_heads=} must divide {name}={features}')
+
+    tokens = x.reshape(batch, height * width, channels)
+
+    def project(name: str, heads: int, features: int) -> jax.Array:
+      head_width = features // self.num_heads
+      dense = nn.Dense(heads * head_width, use_bias=self.use_bias, dtype=self.dtype, name=name)
+      return dense(tokens).reshape(batch, height * width, heads, head_width)
+
+    weights = attention_weights(
+      project('query', self.num_heads, qk_features), project('key', key_heads, qk_features)
+    )
+    out = weigh(weights, project('value', key_heads, v_features))
+    out = out.reshape(batch, height, width, v_features)
+    if self.out_features is not None:
+      out = nn.Dense(self.out_features, use_bias=self.use_bias, dtype=self.dtype, name='out')(out)
+    return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})

@@ -1,0 +1,189 @@
+"""The classifier and the models that have names."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.attention import SelfAttention
+from jattn.backbones import ConvStack
+from jattn.names import look_up
+from jattn.pooling import Flatten, WeightedAverage
+from jattn.types import AttentionMap, Prediction
+
+
+class Head(nn.Module):
+  """Fully connected layers: each hidden one with ReLU and dropout, then one to the classes.
+
+  Attributes:
+    num_classes: L.
+    hidden: widths of the hidden layers; ``()`` is a linear classifier.
+    dropout: probability of dropping a hidden unit in training.
+    dtype: what is computed in; None is the input's type. Logits are float32 at least.
+  """
+
+  num_classes: int
+  hidden: Sequence[int] = ()
+  dropout: float = 0.0
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, vector: jax.Array, *, train: bool) -> jax.Array:
+    """[B, C] -> [B, L]; needs a ``dropout`` key when training with dropout."""
+    chex.assert_rank(vector, 2)
+    x = vector
+    for index, width in enumerate(self.hidden):
+      x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f'hidden_{index}')(x))
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+class Classifier(nn.Module):
+  """Features, attention, pooling, fully connected layers: ``head(pool(attention(backbone(x))))``.
+
+  Every map of every part comes back under a slash path: ``backbone/...``, ``attention_0/weights``,
+  ``pool/weights``. ``attention=()`` is the control arm.
+
+  Attributes:
+    backbone: images -> Attended.
+    pool: features -> Pooled.
+    head: vector -> logits.
+    attention: mechanisms applied one after another to the backbone's features.
+    image_size: side of the square images it takes, or None for any size (a flattened map needs one).
+    channels: channels of the images it takes.
+  """
+
+  backbone: nn.Module
+  pool: nn.Module
+  head: nn.Module
+  attention: Sequence[nn.Module] = ()
+  image_size: int | None = None
+  channels: int = 3
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> Prediction:
+    """[B, H, W, C] floating -> logits [B, L] and maps.
+
+    Raises:
+      ValueError: the images have another rank, size, type or number of channels.
+    """
+    self._check_images(images)
+    attended = self.backbone(images, train=train)
+    maps = _under('backbone', attended.maps)
+    features = attended.features
+    chex.assert_rank(features, 4)
+    for index, mechanism in enumerate(self.attention):
+      attended = mechanism(features, train=train)
+      features = attended.features
+      chex.assert_rank(features, 4)
+      maps |= _under(f'attention_{index}', attended.maps)
+    pooled = self.pool(features, train=train)
+    chex.assert_shape(pooled.vector, (images.shape[0], None))
+    maps |= _under('pool', pooled.maps)
+    logits = self.head(pooled.vector, train=train)
+    chex.assert_shape(logits, (images.shape[0], None))
+    return Prediction(logits, maps)
+
+  def _check_images(self, images: jax.Array) -> None:
+    if images.ndim != 4:
+      raise ValueError(f'images must be [B, H, W, C], got shape {images.shape}')
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(f'images must be floating, got {images.dtype}; divide bytes by 255 first')
+    _, height, width, channels = images.shape
+    if channels != self.channels:
+      raise ValueError(f'images must have {self.channels} channels (last axis), got {channels}')
+    if self.image_size is not None and (height, width) != (self.image_size,) * 2:
+      size = f'{self.image_size}x{self.image_size}'
+      raise ValueError(f'this model takes {size} images, got {height}x{width}')
+
+
+def seed_classifier(
+  num_classes: int = 10,
+  *,
+  image_size: int = 32,
+  widths: Sequence[int] = (64, 128, 256),
+  hidden: int = 512,
+  dropout: float = 0.5,
+  dtype: jnp.dtype | None = None,
+) -> Classifier:
+  """The tutorial's classifier: three stages, one-head self-attention, flatten, two linear layers.
+
+  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual. 2,555,850 parameters for 10
+  classes of 32x32x3 images.
+  """
+  attention = SelfAttention(qk_features=widths[-1] // 8, v_features=widths[-1], dtype=dtype)
+  return Classifier(
+    backbone=ConvStack(widths, dtype=dtype),
+    attention=(attention,),
+    pool=Flatten(),
+    head=Head(num_classes, (hidden,), dropout, dtype),
+    image_size=image_size,
+  )
+
+
+def seed_classifier_no_attention(
+  num_classes: int = 10,
+  *,
+  image_size: int = 32,
+  widths: Sequence[int] = (64, 128, 256),
+  hidden: int = 512,
+  dropout: float = 0.5,
+  dtype: jnp.dtype | None = None,
+) -> Classifier:
+  """The control: the tutorial's classifier with the attention taken out. 2,473,610 parameters."""
+  return Classifier(
+    backbone=ConvStack(widths, dtype=dtype),
+    pool=Flatten(),
+    head=Head(num_classes, (hidden,), dropout, dtype),
+    image_size=image_size,
+  )
+
+
+def seed_classifier_weighted_average(
+  num_classes: int = 10,
+  *,
+  widths: Sequence[int] = (64, 128, 256),
+  hidden: int = 512,
+  dropout: float = 0.5,
+  dtype: jnp.dtype | None = None,
+) -> Classifier:
+  """The tutorial's features under weighted-average attention (gated score), any image size."""
+  return Classifier(
+    backbone=ConvStack(widths, dtype=dtype),
+    pool=WeightedAverage(score='gated', dtype=dtype),
+    head=Head(num_classes, (hidden,), dropout, dtype),
+  )
+
+
+MODELS: dict[str, Callable[..., Classifier]] = {
+  'seed_classifier': seed_classifier,
+  'seed_classifier_no_attention': seed_classifier_no_attention,
+  'seed_classifier_weighted_average': seed_classifier_weighted_average,
+}
+
+
+def list_models() -> list[str]:
+  """Returns the names that ``create_model`` takes, sorted."""
+  return sorted(MODELS)
+
+
+def create_model(name: str, *, num_classes: int, **settings) -> Classifier:
+  """Returns the model called ``name`` with ``num_classes`` outputs.
+
+  Raises:
+    ValueError: no model has that name (the message suggests the nearest).
+    TypeError: the model has no such setting.
+
+  >>> create_model('seed_classifier', num_classes=10).image_size
+  32
+  """
+  if num_classes < 2:
+    raise ValueError(f'{num_classes=} must be at least 2')
+  return look_up(name, MODELS, noun='model')(num_classes, **settings)
+
+
+def _under(path: str, maps: Mapping[str, AttentionMap]) -> dict[str, AttentionMap]:
+  return {f'{path}/{name}': value for name, value in maps.items()}

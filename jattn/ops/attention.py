@@ -1,0 +1,136 @@
+"""Query-key-value attention as mathematics: no parameters, any leading dimensions."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jattn.ops.softmax import accumulation_dtype, masked_softmax
+
+
+def attention_weights(
+  q: jax.Array,
+  k: jax.Array,
+  *,
+  bias: jax.Array | None = None,
+  mask: jax.Array | None = None,
+  scale: float | None = None,
+) -> jax.Array:
+  """Where each query looks: ``A = softmax(scale * q k^T + bias)`` over the keys.
+
+  Vaswani et al. 2017, arXiv 1706.03762, with ``scale = 1/sqrt(D)`` unless given. Products accumulate
+  and the softmax runs in float32 whatever the inputs' type (in float64 for float64).
+
+  Args:
+    q: [..., Q, M, D] queries.
+    k: [..., K, M', D] keys. M' divides M: query head m reads key head m // (M / M'), so M' = M is
+      multi-head, 1 < M' < M grouped-query (Ainslie et al. 2023, arXiv 2305.13245) and M' = 1
+      multi-query attention (Shazeer 2019, arXiv 1911.02150).
+    bias: broadcasts to [..., M, Q, K]; added after the scale. -inf counts as masked.
+    mask: bool, broadcasts to [..., M, Q, K]; True where the query may look.
+    scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
+
+  Returns:
+    [..., M, Q, K], >= 0, every row sums to one; a fully masked row is zero.
+
+  Raises:
+    ValueError: M' does not divide M.
+    AssertionError: shapes disagree.
+
+  >>> q, k = jnp.zeros((2, 1, 3)), jnp.ones((4, 1, 3))
+  >>> attention_weights(q, k).shape, float(attention_weights(q, k)[0, 0, 0])
+  ((1, 2, 4), 0.25)
+  """
+  _check_queries_and_keys(q, k)
+  *leading, num_queries, num_heads, width = q.shape
+  num_keys, num_key_heads = k.shape[-3:-1]
+  dtype = accumulation_dtype(q, k)
+  grouped = q.reshape(*leading, num_queries, num_key_heads, num_heads // num_key_heads, width)
+  scores = jnp.einsum('...qngd,...knd->...ngqk', grouped, k, preferred_element_type=dtype)
+  scores = scores.reshape(*leading, num_heads, num_queries, num_keys)
+  scores = scores * jnp.asarray(width**-0.5 if scale is None else scale, dtype)
+  if bias is not None:
+    scores = scores + jnp.broadcast_to(bias, scores.shape).astype(dtype)
+  return masked_softmax(scores, mask=mask)
+
+
+def weigh(weights: jax.Array, v: jax.Array) -> jax.Array:
+  """The weighted values ``O = A V``.
+
+  Args:
+    weights: [..., M, Q, K], as ``attention_weights`` gives them.
+    v: [..., K, M', D] values; D is free, M' divides M as for the keys.
+
+  Returns:
+    [..., Q, M, D] in the type of ``v``, accumulated in float32.
+
+  Raises:
+    ValueError: M' does not divide M.
+    AssertionError: shapes disagree.
+
+  >>> weigh(jnp.full((1, 1, 2), 0.5), jnp.array([[[1.0]], [[3.0]]])).tolist()
+  [[[2.0]]]
+  """
+  chex.assert_rank(weights, v.ndim)
+  chex.assert_equal_shape_prefix((weights, v), v.ndim - 3)
+  chex.assert_axis_dimension(weights, -1, v.shape[-3])
+  *leading, num_heads, num_queries, num_keys = weights.shape
+  num_value_heads, width = v.shape[-2:]
+  _check_groups(num_heads, num_value_heads)
+  groups = num_heads // num_value_heads
+  grouped = weights.reshape(*leading, num_value_heads, groups, num_queries, num_keys)
+  out = jnp.einsum(
+    '...ngqk,...knd->...qngd',
+    grouped.astype(v.dtype),
+    v,
+    preferred_element_type=accumulation_dtype(v),
+  )
+  return out.reshape(*leading, num_queries, num_heads, width).astype(v.dtype)
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  bias: jax.Array | None = None,
+  mask: jax.Array | None = None,
+  scale: float | None = None,
+) -> jax.Array:
+  """Attention: ``O = softmax(scale * q k^T + bias) v``, rows over the keys.
+
+  ``attention_weights`` followed by ``weigh``; see those for the formula, types and heads. The width
+  of the values is free: it need not be the width of the keys.
+
+  Args:
+    q: [..., Q, M, D].
+    k: [..., K, M', D], M' divides M.
+    v: [..., K, M', D'].
+    bias: broadcasts to [..., M, Q, K].
+    mask: bool, broadcasts to [..., M, Q, K]; True where the query may look.
+    scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
+
+  Returns:
+    [..., Q, M, D'] in the type of ``v``. A fully masked query gives zeros.
+
+  Raises:
+    ValueError: M' does not divide M.
+    AssertionError: shapes disagree.
+
+  >>> q, k, v = jnp.zeros((5, 1, 8)), jnp.ones((7, 1, 8)), jnp.ones((7, 1, 2))
+  >>> attend(q, k, v).shape
+  (5, 1, 2)
+  """
+  chex.assert_equal_shape_prefix((k, v), k.ndim - 1)
+  return weigh(attention_weights(q, k, bias=bias, mask=mask, scale=scale), v)
+
+
+def _check_queries_and_keys(q: jax.Array, k: jax.Array) -> None:
+  chex.assert_rank(k, q.ndim)
+  chex.assert_equal_shape_prefix((q, k), q.ndim - 3)
+  chex.assert_equal_shape_suffix((q, k), 1)
+  _check_groups(q.shape[-2], k.shape[-2])
+
+
+def _check_groups(num_heads: int, num_key_heads: int) -> None:
+  if num_heads % num_key_heads:
+    raise ValueError(f'{num_key_heads=} must divide {num_heads=}')

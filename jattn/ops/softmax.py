@@ -1,0 +1,40 @@
+"""Softmax over positions that may be masked."""
+
+import jax
+import jax.numpy as jnp
+
+
+def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
+  """Returns float32, or float64 when an input is float64: what statistics are kept in."""
+  return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def masked_softmax(
+  scores: jax.Array, *, mask: jax.Array | None = None, axis: int | tuple[int, ...] = -1
+) -> jax.Array:
+  """Softmax that gives masked positions exactly zero.
+
+  ``p_i = m_i exp(s_i) / sum_j m_j exp(s_j)``, computed in float32 (float64 for float64 scores). Where
+  every position is masked, or every score is -inf, all weights are zero; neither the value nor the
+  gradient is ever NaN because of a mask.
+
+  Args:
+    scores: any shape and floating type; -inf counts as masked.
+    mask: bool, broadcasts to ``scores``; True where a position takes part.
+    axis: the axis or axes over which the weights sum to one.
+
+  Returns:
+    Weights of the shape of ``scores``, float32 (float64 for float64 scores).
+
+  >>> masked_softmax(jnp.zeros(4), mask=jnp.array([True, True, False, False])).tolist()
+  [0.5, 0.5, 0.0, 0.0]
+  >>> masked_softmax(jnp.zeros(2), mask=jnp.array([False, False])).tolist()
+  [0.0, 0.0]
+  """
+  scores = scores.astype(accumulation_dtype(scores))
+  if mask is not None:
+    scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True))
+  exponentials = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
+  total = jnp.sum(exponentials, axis=axis, keepdims=True)
+  return exponentials / jnp.where(total > 0, total, 1.0)

@@ -1,0 +1,47 @@
+"""The score that decides how much a position counts."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ScoreKind = Literal['linear', 'tanh', 'gated']
+
+
+class Score(nn.Module):
+  """One number for each position and map, before the softmax.
+
+  ``linear``: ``s_i = w^T h_i``. ``tanh``: ``s_i = w^T tanh(V h_i)``. ``gated``:
+  ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``; the last two are equations 8 and 9 of Ilse et al. 2018,
+  arXiv 1802.04712. ``w`` has no bias: softmax would ignore it.
+
+  Attributes:
+    kind: 'linear', 'tanh' or 'gated'.
+    hidden: rows of V and U.
+    num_maps: M, scores for each position.
+    dtype: what it is computed in; None is the input's type. The last product is float32 at least.
+  """
+
+  kind: ScoreKind = 'linear'
+  hidden: int = 128
+  num_maps: int = 1
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, M, H, W].
+
+    Raises:
+      ValueError: ``kind`` is none of the three.
+    """
+    if self.kind not in ('linear', 'tanh', 'gated'):
+      raise ValueError(f"{self.kind=} must be 'linear', 'tanh' or 'gated'")
+    if self.kind != 'linear':
+      hidden = jnp.tanh(nn.Dense(self.hidden, dtype=self.dtype, name='content')(x))
+      if self.kind == 'gated':
+        hidden = hidden * nn.sigmoid(nn.Dense(self.hidden, dtype=self.dtype, name='gate')(x))
+      x = hidden
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    scores = nn.Dense(self.num_maps, use_bias=False, name='score')(x)
+    return scores.transpose(0, 3, 1, 2)

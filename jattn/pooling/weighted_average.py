@@ -1,0 +1,46 @@
+"""Weighted-average attention: the mean over positions, with learned weights."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.ops import masked_softmax, weighted_average
+from jattn.pooling.score import Score, ScoreKind
+from jattn.types import AttentionMap, Pooled
+
+
+class WeightedAverage(nn.Module):
+  """``v = sum_i alpha_i h_i`` with ``alpha = softmax_i(s_i)``, so ``sum_i alpha_i = 1``.
+
+  The score ``s_i`` is linear in the features, or that of Ilse et al. 2018, arXiv 1802.04712 (``tanh``,
+  ``gated``). With ``num_maps`` above one the vectors of the maps lie side by side. A masked position
+  gets exactly zero.
+
+  Map: ``weights``, kind ``pool``, [B, M, H, W].
+
+  Attributes:
+    score: 'linear', 'tanh' or 'gated'.
+    hidden: hidden width of the tanh and gated scores.
+    num_maps: M.
+    dtype: what the hidden layers of the score are computed in; None is the input's type.
+  """
+
+  score: ScoreKind = 'linear'
+  hidden: int = 128
+  num_maps: int = 1
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> Pooled:
+    """[B, H, W, C] -> [B, M*C]; ``mask`` bool [B, H, W] is True where a position takes part."""
+    del train
+    chex.assert_rank(x, 4)
+    scores = Score(self.score, self.hidden, self.num_maps, self.dtype, name='score')(x)
+    if mask is not None:
+      chex.assert_shape(mask, x.shape[:3])
+      mask = mask[:, None]
+    weights = masked_softmax(scores, mask=mask, axis=(2, 3))
+    vector = weighted_average(x, weights)
+    grid = (x.shape[1], x.shape[2])
+    return Pooled(vector.reshape(x.shape[0], -1), {'weights': AttentionMap(weights, 'pool', grid)})

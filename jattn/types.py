@@ -1,0 +1,85 @@
+"""The nouns: what mechanisms, poolings, models and loaders hand to each other.
+
+Letters, here and everywhere: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels, ``N = H*W``
+positions, ``M`` maps (attention heads), ``Q`` queries, ``K`` keys, ``D`` head width, ``L`` labels.
+Images are NHWC. ``H`` is never heads.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import flax.struct
+import jax
+
+MapKind = Literal['position', 'pool', 'gate', 'branch', 'channel']
+MAP_KINDS: tuple[str, ...] = get_args(MapKind)
+
+
+@flax.struct.dataclass
+class AttentionMap:
+  """Where a mechanism looked. ``kind`` says what the numbers mean, and each kind has its law.
+
+  ========  ================================  ==========================================
+  kind      weights (float32)                 law
+  ========  ================================  ==========================================
+  position  [B, M, Q, K]                      >= 0, every row over K sums to one
+  pool      [B, M, H, W]                      >= 0, sums to one over H, W
+  gate      broadcasts against [B, H, W, C]   >= 0; a pure gate returns features * gate
+  branch    [B, P, C]                         >= 0, sums to one over the P branches
+  channel   [B, M, C, C]                      >= 0, every row sums to one
+  ========  ================================  ==========================================
+
+  A row or map whose positions are all masked is zero instead of summing to one.
+
+  Attributes:
+    weights: the numbers, always float32.
+    kind: one of the five kinds above (static).
+    grid: ``(H, W)`` of the positions that the weights speak of (static).
+  """
+
+  weights: jax.Array
+  kind: MapKind = flax.struct.field(pytree_node=False)
+  grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Attended:
+  """What a mechanism returns: ``features`` [B, H', W', C'] and its maps by name."""
+
+  features: jax.Array
+  maps: Mapping[str, AttentionMap] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Pooled:
+  """What a pooling returns: ``vector`` [B, C'] and its maps by name."""
+
+  vector: jax.Array
+  maps: Mapping[str, AttentionMap] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Prediction:
+  """What a model returns: ``logits`` [B, L] float32 and every map under a slash path.
+
+  Paths read as the model is built: ``"attention_0/weights"``, ``"pool/weights"``.
+  """
+
+  logits: jax.Array
+  maps: Mapping[str, AttentionMap] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Batch:
+  """What a loader yields and a step takes.
+
+  Attributes:
+    images: [B, H, W, 3], uint8 in 0..255 as loaded (a quarter of the bytes to move to a device) or
+      float32 in [0, 1]; the step makes them float32.
+    labels: [B] int32 in 0..L-1; 0 where the row is padding.
+    mask: [B] bool, False where the row is padding.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  mask: jax.Array

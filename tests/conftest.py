@@ -1,0 +1,25 @@
+"""A strict session: several CPU devices, and no silent broadcasting between ranks."""
+
+import os
+
+# Before jax starts its backend, and for the processes that tests start.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+  return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counts() -> None:
+  chex.clear_trace_counter()

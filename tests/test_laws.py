@@ -1,0 +1,147 @@
+"""Every law over every row of the table in ``laws.py``."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.types import Pooled
+from tests.laws import MECHANISM_ROWS, NAMES, POOLING_ROWS, B, C, H, Row, W, check_kind
+
+ROWS = MECHANISM_ROWS + POOLING_ROWS
+IDS = [f'{row.name}-{index}' for index, row in enumerate(ROWS)]
+every_row = pytest.mark.parametrize('row', ROWS, ids=IDS)
+
+
+def draw(seed=0, shape=(B, H, W, C), dtype=jnp.float32):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@functools.cache
+def variables_of(index: int):
+  """Parameters away from their initial values, where many gradients vanish by design."""
+  module = ROWS[index].make()
+  variables = module.init(jax.random.key(0), draw(), train=False)
+  leaves, structure = jax.tree.flatten(variables)
+  rng = np.random.default_rng(1)
+  moved = [leaf + 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype) for leaf in leaves]
+  return jax.tree.unflatten(structure, moved)
+
+
+@functools.cache
+def compiled(index: int, dtype=None):
+  module = ROWS[index].make(**({} if dtype is None else {'dtype': dtype}))
+  return jax.jit(lambda v, x: module.apply(v, x, train=False))
+
+
+def apply(row: Row, x, *, dtype=None, variables=None):
+  index = ROWS.index(row)
+  returned = compiled(index, dtype)(variables_of(index) if variables is None else variables, x)
+  return _output(returned), returned.maps
+
+
+def test_every_name_has_a_row():
+  assert {row.name for row in ROWS} == NAMES
+
+
+@every_row
+def test_1_shape_and_dtype(row):
+  out, _ = apply(row, draw())
+  chex.assert_shape(out, row.shape)
+  assert out.dtype == jnp.float32
+
+
+@every_row
+def test_2_the_law_of_each_kind(row):
+  _, maps = apply(row, draw())
+  for attention_map in maps.values():
+    check_kind(attention_map, (B, H, W, C))
+
+
+@every_row
+def test_3_neighbours_in_the_batch_do_not_matter(row):
+  x = draw()
+  out, maps = apply(row, x)
+  other, other_maps = apply(row, x.at[1].set(100 * draw(7)[1]))
+  np.testing.assert_allclose(out[0], other[0], atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b[0], atol=1e-6), maps, other_maps)
+
+
+@every_row
+@pytest.mark.parametrize('factor', [1, 1e3])
+def test_4_bfloat16_features_float32_maps_all_finite(row, factor):
+  out, maps = apply(row, draw(dtype=jnp.bfloat16) * factor, dtype=jnp.bfloat16)
+  assert out.dtype == jnp.bfloat16
+  assert np.isfinite(np.asarray(out, np.float32)).all()
+  for attention_map in maps.values():
+    check_kind(attention_map, (B, H, W, C))
+
+
+@every_row
+def test_5_jit_equals_eager_vmap_equals_a_loop_and_nothing_retraces(row):
+  module, variables, x = row.make(), variables_of(ROWS.index(row)), draw()
+  traced = jax.jit(
+    chex.assert_max_traces(lambda v, x: module.apply(v, x, train=False), n=1)
+  )
+  returned = traced(variables, x)
+  chex.assert_trees_all_close(returned, module.apply(variables, x, train=False), atol=1e-5)
+  chex.assert_trees_all_close(traced(variables, x), returned)
+  stacked = jnp.stack([x, draw(3)])
+  mapped = jax.vmap(lambda x: module.apply(variables, x, train=False))(stacked)
+  looped = jax.tree.map(lambda *xs: jnp.stack(xs), traced(variables, x), traced(variables, draw(3)))
+  chex.assert_trees_all_close(mapped, looped, atol=1e-5)
+
+
+@every_row
+def test_6_no_dead_parameter(row):
+  index = ROWS.index(row)
+  variables = variables_of(index)
+  if not variables:
+    return
+  out, _ = apply(row, draw())
+  probe = draw(5, out.shape)
+  gradient = jax.grad(lambda v: (_output(compiled(index)(v, draw())) * probe).sum())
+  dead = set()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables)['params']):
+    assert np.isfinite(leaf).all()
+    if np.abs(leaf).max() < 1e-5:
+      dead.add('/'.join(part.key for part in path))
+  assert dead == set(row.dead)
+
+
+@every_row
+def test_7_any_grid(row):
+  assert row.any_grid
+  out, maps = apply(row, draw(shape=(B, H + 1, W + 2, C)))
+  assert np.isfinite(out).all()
+  for attention_map in maps.values():
+    check_kind(attention_map, (B, H + 1, W + 2, C))
+
+
+@pytest.mark.parametrize('row', [r for r in ROWS if r.rebuild], ids=lambda row: row.name)
+def test_8_the_returned_map_rebuilds_the_output(row):
+  out, maps = apply(row, draw())
+  params = variables_of(ROWS.index(row))['params']
+  np.testing.assert_allclose(row.rebuild(params, draw(), maps), out, atol=1e-5)
+
+
+@every_row
+def test_9_reading_the_maps_changes_nothing(row):
+  module, variables = row.make(), variables_of(ROWS.index(row))
+  without = jax.jit(lambda x: _output(module.apply(variables, x, train=False)))
+  out, _ = apply(row, draw())
+  np.testing.assert_allclose(without(draw()), out, atol=1e-6)
+
+
+def test_rows_differ():
+  """A copied row tests nothing new."""
+  modules = [repr(row.make()) for row in ROWS]
+  assert all(a != b for a, b in itertools.combinations(modules, 2))
+
+
+def _output(returned):
+  return returned.vector if isinstance(returned, Pooled) else returned.features

@@ -98,7 +98,14 @@ class TrainConfig:
   augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
 
-_DIGITS = TrainConfig(epochs=12, augment=AugmentConfig(crop_padding=2))
+_DIGITS = TrainConfig(
+  epochs=8,
+  batch_size=32,
+  label_smoothing=0.1,
+  ema_decay=0.99,
+  log_every=125,
+  augment=AugmentConfig(crop_padding=3),
+)
 _CIFAR10 = TrainConfig(data='tfds:cifar10', augment=AugmentConfig(crop_padding=4, flip=True))
 _ARMS = {
   '': 'seed_classifier',

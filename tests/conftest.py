@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+# Compiling is most of the time of these tests, and none measures speed.
+jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

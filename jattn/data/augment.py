@@ -224,13 +224,16 @@ def cutmix(
 
 
 def _draw_patches(key: jax.Array, shape: tuple[int, int, int], *, alpha: float) -> jax.Array:
-  batch, height, width = shape
   lam_key, centre_key = jax.random.split(key)
-  side = jnp.sqrt(1 - _draw_lam(lam_key, batch, alpha=alpha))
-  centres = jax.random.uniform(centre_key, (2, batch))
+  lam = _draw_lam(lam_key, shape[0], alpha=alpha)
+  return _patches(lam, jax.random.uniform(centre_key, (2, shape[0])), shape)
+
+
+def _patches(lam: jax.Array, centres: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+  """Boxes [B, 4] as in `_draw_boxes`, of lam [B] and centres [2, B] in parts of H and of W."""
   edges = []
-  for centre, length in zip(centres, (height, width), strict=True):
-    extent = jnp.floor(length * side).astype(jnp.int32)
+  for centre, length in zip(centres, shape[1:], strict=True):
+    extent = jnp.floor(length * jnp.sqrt(1 - lam)).astype(jnp.int32)
     begin = _whole(centre, length) - extent // 2
     edges.append((jnp.clip(begin, 0, length), jnp.clip(begin + extent, 0, length)))
   (top, bottom), (left, right) = edges

@@ -38,7 +38,7 @@ def read(directory: pathlib.Path, name: str, count: int) -> list[np.ndarray] | N
     if kept.tobytes() == _digest(arrays):
       return arrays
     reason = 'its hash does not match'
-  except FileNotFoundError:
+  except OSError:
     return None
   except Exception as error:
     # A damaged header of a .npy file can raise nearly anything, SyntaxError and MemoryError too.

@@ -13,6 +13,7 @@ MAX_PIXELS = 25_000_000
 # Part of every cache key and fingerprint: raise it when the same bytes would decode otherwise.
 DECODING_VERSION = 1
 
+_ORIENTATION = 0x0112  # the EXIF tag
 _ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 _PLAIN_MODES = ('1', 'L', 'P', 'RGB', 'RGBX', 'CMYK', 'YCbCr', 'LAB', 'HSV')
 
@@ -54,11 +55,15 @@ def decode(encoded: bytes | os.PathLike[str] | str, *, max_pixels: int = MAX_PIX
       width, height = image.size
       if width * height > max_pixels:
         raise DataError(f'has {width} x {height} pixels, more than max_pixels={max_pixels}')
-      return _to_rgb(ImageOps.exif_transpose(image))
+      # exif_transpose copies upright images too, which costs a quarter of decoding a small one.
+      upright = image.getexif().get(_ORIENTATION, 1) == 1
+      return _to_rgb(image if upright else ImageOps.exif_transpose(image))
   except DataError:
     raise
   except FileNotFoundError:
     raise DataError('does not exist') from None
+  except Image.DecompressionBombError as error:
+    raise DataError(f'has too many pixels: {error}') from None
   except Image.UnidentifiedImageError:
     raise DataError(f'is not an image in one of the formats {", ".join(FORMATS)}') from None
   except Exception as error:
@@ -72,9 +77,9 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
   1. An image that is size x size is not touched.
   2. A 28x28 image (MNIST and its kin) with size in 29..32 goes into the centre of zeros.
-  3. Any other: the centred square whose side is the shorter side is resized to size x size,
-     bilinear with antialiasing (Pillow). That is the shorter side to `size` and a centre crop,
-     without ever making the longer side, which a 1x4000 image would blow up.
+  3. Any other is resized until the shorter side is `size`, bilinear with antialiasing (Pillow), and
+     cropped to the centre; only the part that is kept is ever computed, so that a 1x4000 image
+     cannot blow up.
 
   Args:
     image: [H, W, 3] uint8.
@@ -107,6 +112,8 @@ def natural_size(shape: tuple[int | None, ...] | None) -> int:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
   mode = image.mode
+  if mode == 'RGB' and 'transparency' not in image.info:
+    return np.asarray(image)
   if mode == 'I' or mode.startswith('I;16'):
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:

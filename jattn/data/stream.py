@@ -18,9 +18,9 @@ def order(seed: int, step: int, *, batch_size: int, num_examples: int) -> np.nda
   step needs neither state nor a file.
 
   >>> order(0, 0, batch_size=4, num_examples=6)
-  array([0, 5, 4, 3])
+  array([0, 3, 5, 1])
   >>> order(0, 1, batch_size=4, num_examples=6)
-  array([2, 1, 5, 1])
+  array([2, 4, 3, 4])
 
   Args:
     seed: any integer >= 0.

@@ -81,6 +81,8 @@ class Checkpoints:
     self.keep = keep
     self.best = best
     self.mode = mode
+    self._saving = self.directory / _SAVING
+    self._attempt = 0
     self._manager = None
     self._thread = None
     self._error = None
@@ -97,8 +99,8 @@ class Checkpoints:
 
     Raises CheckpointError if this save cannot start or an earlier one failed in the background
     (then this one was not started; older checkpoints are as they were). Raises ValueError for a
-    negative step, for meta that JSON would not give back equal, for metrics without `best`, for an
-    array of size zero.
+    negative step, for meta that JSON would not give back equal, for metrics without `best`, for a leaf
+    that is neither an array nor a number, or of size zero.
     """
     step = _step_number(step)
     leaves = describe(state)
@@ -233,7 +235,7 @@ class Checkpoints:
       self._error.__cause__ = error
 
   def _publish(self, step: int) -> None:
-    staged, final = self.directory / _SAVING / str(step), self.directory / str(step)
+    staged, final = self._saving / str(self._attempt) / str(step), self.directory / str(step)
     manifest.write(staged)
     if os.path.lexists(final):
       n = 0
@@ -263,19 +265,25 @@ class Checkpoints:
       self._scores.pop(step)
 
   def _open(self) -> ocp.CheckpointManager:
-    saving = self.directory / _SAVING
     if self._manager is None:
       if jax.process_index() == 0:
         self._sweep()
-      options = ocp.CheckpointManagerOptions(lightweight_initialize=True)
-      self._manager = ocp.CheckpointManager(saving, options=options)
+      options = ocp.CheckpointManagerOptions(
+        lightweight_initialize=True,
+        # Made in the background, directories that never come (the save failed at its start) are
+        # waited for by threads that keep the process from ending for 20 minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      )
+      # A new place each time: threads of a save that failed may still be writing to the last.
+      self._attempt += 1
+      self._manager = ocp.CheckpointManager(self._saving / str(self._attempt), options=options)
     # The last step has left Orbax's directory since; its list of steps must not remember it.
     self._manager.reload()
     return self._manager
 
   def _sweep(self) -> None:
     """Removes what saves and deletions that never ended have left; only names that are ours."""
-    shutil.rmtree(self.directory / _SAVING, ignore_errors=True)
+    shutil.rmtree(self._saving, ignore_errors=True)
     if self.directory.is_dir():
       for path in self.directory.iterdir():
         if path.name.endswith(_DELETED) and _STEP.fullmatch(path.name.removesuffix(_DELETED)):
@@ -285,7 +293,7 @@ class Checkpoints:
     """Forgets a manager whose save failed: it would raise the error again and list the step."""
     self._close_manager()
     if jax.process_index() == 0:
-      shutil.rmtree(self.directory / _SAVING, ignore_errors=True)
+      shutil.rmtree(self._saving, ignore_errors=True)
 
   def _close_manager(self) -> None:
     manager, self._manager = self._manager, None
@@ -298,7 +306,8 @@ class Checkpoints:
         break
     if jax.process_index() == 0:
       with contextlib.suppress(OSError):
-        (self.directory / _SAVING).rmdir()
+        (self._saving / str(self._attempt)).rmdir()
+        self._saving.rmdir()
 
   def _save_error(self, step: int, error: Exception) -> CheckpointError:
     result = CheckpointError(

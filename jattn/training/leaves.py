@@ -11,11 +11,14 @@ Leaves = dict[str, list]
 def describe(tree: Any) -> Leaves:
   """The shape and dtype of every leaf by its path: `{'params/head/kernel': [[64, 10], 'float32']}`.
 
-  It is JSON. Raises ValueError for an array of size zero, which Orbax cannot write.
+  It is JSON. Raises ValueError for what cannot be stored: a leaf that is neither an array nor a
+  number, and an array of size zero (Orbax refuses it).
   """
   leaves = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if not hasattr(leaf, 'dtype') and not isinstance(leaf, bool | int | float | complex):
+      raise ValueError(f'{name} is of type {type(leaf).__name__}: not an array and not a number')
     shape = list(np.shape(leaf))
     if 0 in shape:
       raise ValueError(f'{name} has shape {shape}: an array of size zero cannot be saved')

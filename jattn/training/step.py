@@ -123,7 +123,7 @@ def make_update(
     gradient, loss, correct = across((gradient, loss, correct))
     stats = across(stats, jax.lax.pmean)
 
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.skipped_in_a_row < max_skips)
     changes, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)

@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -361,10 +362,17 @@ def test_an_entirely_different_target_is_refused_in_five_lines(original):
   assert len(str(caught.value).splitlines()) == 5
 
 
-def test_an_array_of_size_zero_is_refused_by_name(tmp_path):
-  state = other(make_state(), kernel=jnp.zeros((0, 3)))
-  with pytest.raises(ValueError, match='params/kernel has shape'):
-    Checkpoints(tmp_path).save(0, state, meta={})
+@pytest.mark.parametrize(
+  ('leaf', 'reason'),
+  [
+    (jnp.zeros((0, 3)), 'params/kernel has shape'),
+    ('text', 'params/kernel is of type str'),
+    (object(), 'params/kernel is of type object'),
+  ],
+)
+def test_a_leaf_that_cannot_be_saved_is_refused_by_name(tmp_path, leaf, reason):
+  with pytest.raises(ValueError, match=reason):
+    Checkpoints(tmp_path).save(0, other(make_state(), kernel=leaf), meta={})
 
 
 # What is kept, what is deleted.
@@ -590,10 +598,16 @@ def test_a_failed_deletion_is_told_and_the_new_step_stands(ckpt, monkeypatch):
   checkpoints.close()
 
 
-def test_a_state_that_cannot_be_saved_does_not_stop_the_next(ckpt):
+def test_a_save_that_cannot_start_does_not_stop_the_next(ckpt, monkeypatch):
+  def fail(manager, step, **_):
+    (manager.directory / f'{step}.orbax-checkpoint-tmp').mkdir()
+    raise TimeoutError
+
   with Checkpoints(ckpt) as checkpoints:
-    with pytest.raises(CheckpointError, match='step 4 could not be saved'):
-      save_and_wait(checkpoints, 4, {'x': object()})
+    with monkeypatch.context() as patch:
+      patch.setattr(ocp.CheckpointManager, 'save', fail)
+      with pytest.raises(CheckpointError, match='step 4 could not be saved: TimeoutError'):
+        checkpoints.save(4, make_state(4), meta={})
     assert sorted(os.listdir(ckpt)) == ['1', '2', '3']
     checkpoints.save(4, make_state(4), meta={})
   assert checkpoints.steps() == [2, 3, 4]

@@ -65,6 +65,12 @@ def test_a_manifest_with_something_added_is_a_fault(directory, line):
   assert manifest.fault(directory)
 
 
+def test_a_manifest_that_names_a_file_twice_is_a_fault(directory):
+  path = directory / manifest.NAME
+  path.write_text(path.read_text() + path.read_text().splitlines(keepends=True)[-1])
+  assert 'damaged at line 4' in manifest.fault(directory)
+
+
 def change_truncate(root):
   os.truncate(root / 'a/b/data', 4999)
 

@@ -1,0 +1,49 @@
+"""A finished or running run, reloaded by its directory alone."""
+
+import dataclasses
+import pathlib
+import warnings
+from typing import Any
+
+from experiments import config as configuration
+from experiments.errors import RunError
+from experiments.rundir import RunDirectory
+from experiments.setup import DataFacts, Setup, make_setup
+from jattn.training.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
+
+
+@dataclasses.dataclass(frozen=True)
+class Reloaded:
+  """The parts of a run and the variables it is evaluated with."""
+
+  setup: Setup
+  variables: Any
+  step: int
+
+
+def reload_run(path: pathlib.Path) -> Reloaded:
+  """Reads a run directory: its model, what it knows of its data, and its newest good checkpoint.
+
+  Nothing in the directory is written, and the data is not needed.
+
+  Raises:
+    RunError: it is no run directory, or no checkpoint in it verifies.
+    ConfigError: its configuration is not of this version.
+  """
+  directory = RunDirectory(path)
+  facts = directory.read('data.json')
+  if facts is None:
+    raise RunError(f'{path} is not a run directory: it has no data.json')
+  config = configuration.load(directory.path / 'config.json')
+  setup = make_setup(config, DataFacts.from_json(facts))
+  try:
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always', CheckpointWarning)
+      restored = Checkpoints(directory.path / 'ckpt').restore(setup.abstract_state())
+  except CheckpointError as error:
+    raise RunError(str(error)) from None
+  for warning in caught:
+    print(f'warning: {warning.message}')
+  if restored is None:
+    raise RunError(f'{path} has no checkpoint yet')
+  return Reloaded(setup, restored.state.eval_variables, restored.step)

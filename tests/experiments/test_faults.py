@@ -1,0 +1,138 @@
+"""Killed, asked to leave, diverged: nothing is lost, and going on changes not one bit."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train
+from experiments.errors import Diverged
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# Dropout is in the model; augmentation and the moving average are on.
+COMMAND = (
+  '--steps 12 --batch-size 16 --log-every 1 --checkpoint-every 3 --evaluate-every 6 --ema-decay 0.9 '
+  '--augment.crop-padding 2 --augment.flip True --augment.mixup 0.3 --augment.erasing 0.5'
+).split()
+
+
+def start(out: pathlib.Path) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, '-m', 'experiments.train', *COMMAND, '--out', str(out)],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+  )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+  output, _ = process.communicate(timeout=240)
+  return process.returncode, output
+
+
+def wait_for(out: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+  """Until the run has logged ``step``."""
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.stdout.read()
+    metrics = out / 'metrics.jsonl'
+    if metrics.exists() and f'"step": {step},' in metrics.read_text():
+      return
+    time.sleep(0.01)
+  pytest.fail(f'step {step} did not come')
+
+
+def last_state(out: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every array of the last checkpoint, by path."""
+  from experiments import config as configuration
+  from experiments.reload import DataFacts, make_setup
+  from jattn.training.checkpoint import Checkpoints
+
+  facts = DataFacts.from_json(json.loads((out / 'data.json').read_text()))
+  setup = make_setup(configuration.load(out / 'config.json'), facts)
+  restored = Checkpoints(out / 'ckpt').restore(setup.abstract_state())
+  assert restored.step == 12
+  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored.state))
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  out = tmp_path_factory.mktemp('whole') / 'run'
+  code, output = finish(start(out))
+  assert code == 0, output
+  return out
+
+
+def assert_equal_bits(a: pathlib.Path, b: pathlib.Path) -> None:
+  one, other = last_state(a), last_state(b)
+  assert one.keys() == other.keys()
+  for path, leaf in one.items():
+    assert leaf.tobytes() == other[path].tobytes(), path
+
+  def lines(out):
+    kept = []
+    for line in (out / 'metrics.jsonl').read_text().splitlines():
+      values = json.loads(line)
+      values.pop('images_per_second', None)
+      kept.append(values)
+    return kept
+
+  assert lines(a) == lines(b)
+
+
+def test_killed_at_a_random_moment_and_going_on_is_bit_equal(uninterrupted, tmp_path):
+  out = tmp_path / 'killed'
+  moment = random.SystemRandom().randrange(4, 12)
+  process = start(out)
+  wait_for(out, moment, process)
+  process.send_signal(signal.SIGKILL)
+  finish(process)
+  assert not (out / 'result.json').exists()
+  code, output = finish(start(out))
+  assert code == 0, output
+  assert 'going on from step' in output, f'killed at {moment}: {output}'
+  assert_equal_bits(uninterrupted, out)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_leave_it_saves_and_says_so(uninterrupted, tmp_path, number):
+  out = tmp_path / 'asked'
+  process = start(out)
+  wait_for(out, 4, process)
+  process.send_signal(number)
+  code, output = finish(process)
+  assert code == 75, output
+  status = json.loads((out / 'status.json').read_text())
+  assert status['state'] == 'stopped'
+  assert signal.Signals(number).name in status['reason']
+  assert (out / 'ckpt' / str(status['step'])).is_dir()
+  if number == signal.SIGTERM:
+    code, output = finish(start(out))
+    assert f'going on from step {status["step"]}' in output
+    assert_equal_bits(uninterrupted, out)
+
+
+def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_path):
+  """Images of NaN cannot come from a file, so the learning rate is made to overflow."""
+  out = tmp_path / 'x'
+  arguments = (
+    '--steps 40 --batch-size 16 --log-every 2 --checkpoint-every 2 --optimizer.name sgd '
+    '--optimizer.learning-rate 1e30 --optimizer.warmup 0.9 --optimizer.clip-norm None --max-skips 2'
+  ).split()
+  with pytest.raises(Diverged, match='2 updates in a row were not finite') as caught:
+    train.main([*arguments, '--out', str(out)])
+  assert caught.value.code == 5
+  status = json.loads((out / 'status.json').read_text())
+  assert status['state'] == 'diverged'
+  assert not (out / 'result.json').exists()

@@ -1,0 +1,214 @@
+"""The main job on the embedded digits, small: what it writes, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluate, predict, train
+from experiments.errors import ConfigError, InputError, RunError
+from experiments.rundir import RunDirectory
+
+SMALL = '--steps 6 --batch-size 16 --log-every 2 --checkpoint-every 3 --evaluate-every 3'.split()
+
+
+def run(out, *extra):
+  return train.main([*SMALL, '--out', str(out), *extra])
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  out = tmp_path_factory.mktemp('runs') / 'x'
+  assert run(out) == 0
+  return out
+
+
+def read(path):
+  return json.loads(path.read_text())
+
+
+def test_the_directory_tells_all(finished):
+  names = {path.name for path in finished.iterdir()}
+  assert names >= set(
+    'config.json data.json env.json metrics.jsonl status.json result.json curves.png attention.png '
+    'ckpt tb'.split()
+  )
+  result = read(finished / 'result.json')
+  for key in (
+    'test_accuracy choose_accuracy test_nll test_ece parameters steps seconds images_per_second device'
+  ).split():
+    assert result[key] is not None, key
+  assert result['steps'] == 6
+  assert result['test_images'] == 500
+  assert result['parameters'] == 2_555_850
+  assert np.sum(result['test_confusion']) == 500
+  np.testing.assert_allclose(
+    np.trace(result['test_confusion']) / 500, result['test_accuracy'], atol=1e-6
+  )
+  assert read(finished / 'status.json') == {'state': 'done', 'step': 6, 'reason': ''}
+  env = read(finished / 'env.json')
+  assert env['versions']['jax']
+  assert env['devices'] == 8
+  lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+  assert [(m['step'], m['split']) for m in lines] == [
+    (2, 'train'),
+    (3, 'choose'),
+    (4, 'train'),
+    (6, 'train'),
+    (6, 'choose'),
+  ]
+  assert any((finished / 'tb').glob('events*'))
+
+
+def test_the_pictures_show_something(finished):
+  for name, smallest in (('attention.png', (900, 500)), ('curves.png', (600, 250))):
+    with Image.open(finished / name) as image:
+      assert image.size >= smallest
+      assert len(image.convert('RGB').getcolors(2**24)) > 50
+
+
+def test_the_same_command_again_reports_it_done(finished, capsys):
+  before = {p: p.stat().st_mtime_ns for p in finished.rglob('*.json*') if p.is_file()}
+  assert run(finished) == 0
+  assert 'is done: test accuracy' in capsys.readouterr().out
+  assert before == {p: p.stat().st_mtime_ns for p in finished.rglob('*.json*') if p.is_file()}
+
+
+def test_another_configuration_is_refused_with_the_difference(finished):
+  with pytest.raises(RunError, match=r'seed: 0 -> 5') as caught:
+    run(finished, '--seed', '5')
+  assert caught.value.code == 4
+  assert (finished / 'result.json').exists()
+
+
+def test_another_data_set_under_the_same_name_is_refused(finished, tmp_path):
+  copy = shutil.copytree(finished, tmp_path / 'copy')
+  (copy / 'result.json').unlink()
+  facts = read(copy / 'data.json')
+  (copy / 'data.json').write_text(json.dumps(facts | {'fingerprint': 'other'}))
+  with pytest.raises(RunError, match="another data.*\n.*fingerprint: 'other'"):
+    run(copy)
+
+
+def test_a_directory_in_use_is_refused(finished):
+  with RunDirectory(finished), pytest.raises(RunError, match=r'in use by process \d+'):
+    run(finished)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(RunError, match='cannot be written'):
+    run(tmp_path / 'file')
+  with pytest.raises(RunError, match='cannot be written'):
+    run(tmp_path / 'file' / 'below')
+
+
+def test_a_saved_configuration_runs_again_to_the_same_numbers(finished, tmp_path):
+  out = tmp_path / 'again'
+  assert train.main(['--config', str(finished / 'config.json'), '--out', str(out)]) == 0
+  first, second = read(finished / 'result.json'), read(out / 'result.json')
+  for key in ('test_nll', 'choose_accuracy', 'test_ece'):
+    assert first[key] == second[key]
+
+
+def test_evaluate_reloads_by_the_directory_alone(finished, tmp_path, capsys):
+  moved = shutil.copytree(finished, tmp_path / 'moved')
+  assert evaluate.main([str(moved)]) == 0
+  printed = json.loads(capsys.readouterr().out)
+  result = read(finished / 'result.json')
+  assert printed['nll'] == pytest.approx(result['test_nll'])
+  assert printed['count'] == 500
+  assert len(printed['by_class']) == 10
+
+
+def test_predict_names_classes_and_draws(finished, tmp_path, capsys):
+  shade = np.zeros((28, 28), np.uint8)
+  shade[4:24, 12:16] = 255
+  Image.fromarray(shade).save(tmp_path / 'one.png')
+  Image.fromarray(shade.T).convert('RGB').save(tmp_path / 'other.bmp')
+  drawn = tmp_path / 'looked.png'
+  files = [str(tmp_path / 'one.png'), str(tmp_path / 'other.bmp')]
+  assert predict.main([str(finished), *files, '--out', str(drawn), '--top', '10']) == 0
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [line['image'] for line in lines] == files
+  for line in lines:
+    assert sum(line['classes'].values()) == pytest.approx(1, abs=1e-4)
+    assert list(line['classes'].values()) == sorted(line['classes'].values(), reverse=True)
+  assert drawn.stat().st_size > 5000
+
+
+def test_predict_names_a_bad_image(finished, tmp_path):
+  (tmp_path / 'page.png').write_text('<html>')
+  with pytest.raises(InputError, match=r'page\.png is not an image'):
+    predict.main([str(finished), str(tmp_path / 'page.png')])
+  with pytest.raises(InputError, match=r'none\.png does not exist'):
+    predict.main([str(finished), str(tmp_path / 'none.png')])
+
+
+def test_evaluate_says_what_is_no_run(tmp_path):
+  with pytest.raises(RunError, match='not a run directory'):
+    evaluate.main([str(tmp_path)])
+
+
+def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path, monkeypatch):
+  monkeypatch.setattr('experiments.run.load_data', lambda config: pytest.fail('loaded data'))
+  with pytest.raises(ConfigError, match="--model: .* did you mean 'seed_classifier"):
+    run(tmp_path / 'a', '--model', 'seed_clasifier')
+  with pytest.raises(ConfigError, match='--batch-size 12 must be a multiple'):
+    run(tmp_path / 'b', '--batch-size', '12')
+  with pytest.raises(ConfigError, match='--fsdp 3 must divide'):
+    run(tmp_path / 'c', '--fsdp', '3')
+
+
+def test_data_that_is_not_there_is_an_input_error(tmp_path):
+  with pytest.raises(InputError, match='npz:') as caught:
+    run(tmp_path / 'a', '--data', f'npz:{tmp_path}/none.npz')
+  assert caught.value.code == 3
+
+
+def test_a_model_that_cannot_take_the_data_is_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  np.savez(
+    tmp_path / 'd.npz',
+    x_train=rng.integers(0, 255, (40, 4, 4, 3)).astype(np.uint8),
+    y_train=np.arange(40) % 4,
+    x_test=rng.integers(0, 255, (8, 4, 4, 3)).astype(np.uint8),
+    y_test=np.arange(8) % 4,
+  )
+  with pytest.raises(ConfigError, match='got 4x4'):
+    run(tmp_path / 'a', '--data', f'npz:{tmp_path}/d.npz')
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
+  copy = shutil.copytree(finished, tmp_path / 'copy')
+  (copy / 'result.json').unlink()
+  files = [p for p in (copy / 'ckpt' / '6' / 'state').rglob('*') if p.is_file()]
+  victim = max(files, key=lambda p: p.stat().st_size)
+  content = bytearray(victim.read_bytes())
+  content[len(content) // 2] ^= 4
+  victim.write_bytes(content)
+  assert run(copy) == 0
+  printed = capsys.readouterr().out
+  assert 'warning:' in printed
+  assert 'going on from step 3' in printed
+  # What was done again is what was done before.
+  assert read(copy / 'result.json')['test_nll'] == read(finished / 'result.json')['test_nll']
+  steps = [json.loads(line)['step'] for line in (copy / 'metrics.jsonl').read_text().splitlines()]
+  assert steps == sorted(steps)
+
+
+def test_a_missing_platform_is_said_in_two_lines(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.train', '--out', str(tmp_path / 'x')],
+    capture_output=True,
+    text=True,
+    env={'JAX_PLATFORMS': 'cuda', 'PATH': '', 'HOME': str(tmp_path)},
+  )
+  assert done.returncode == 2
+  assert 'Traceback' not in done.stderr
+  assert 'JAX_PLATFORMS=cuda cannot be used here' in done.stderr
+  assert 'jattn[cuda12]' in done.stderr

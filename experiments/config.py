@@ -1,7 +1,7 @@
 """What a training run is told, as frozen dataclasses; imports neither jax nor jattn.
 
-A configuration is JSON and comes back from JSON through the same flags that a person types, so a file
-is checked as strictly as a command line.
+A configuration is JSON and comes back from JSON through the same flags that a person types, so a
+file is checked as strictly as a command line.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class OptimizerConfig:
   weight_decay: float = 0.05
   """Decoupled weight decay (adamw) or L2 (sgd); biases and norms are left alone."""
   momentum: float = 0.9
-  """Momentum of sgd."""
+  """Nesterov momentum of sgd; adamw ignores it."""
   clip_norm: float | None = 1.0
   """Largest global norm of a gradient; None does not clip."""
 
@@ -238,7 +238,9 @@ def check(config: TrainConfig) -> None:
     if not good:
       raise ConfigError(f'{flag} {value} must be {must}')
   if config.batch_size % config.accumulate:
-    raise ConfigError(f'--accumulate {config.accumulate} must divide --batch-size {config.batch_size}')
+    raise ConfigError(
+      f'--accumulate {config.accumulate} must divide --batch-size {config.batch_size}'
+    )
   kind, _, rest = config.data.partition(':')
   if not (config.data == 'digits' or (kind in ('tfds', 'folder', 'npz') and rest)):
     raise ConfigError(f'--data {config.data!r} must be digits, tfds:NAME, folder:PATH or npz:PATH')

@@ -12,7 +12,8 @@ import jax
 from experiments.errors import ConfigError
 
 PACKAGES = (
-  'jattn jax jaxlib flax optax chex orbax-checkpoint tensorflow-datasets array_record grain numpy pillow'
+  'jattn jax jaxlib flax optax chex orbax-checkpoint tensorflow-datasets array_record grain '
+  'numpy pillow'
 ).split()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jattn.types import AttentionMap
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 REDUCTIONS = {
   'position': 'attention received: mean over heads and queries',
@@ -23,8 +23,8 @@ def spatial(attention: AttentionMap) -> np.ndarray | None:
   """One map over positions for each image, [B, H, W], as a multiple of the uniform weight.
 
   ``position``: how much attention each position receives, the mean over heads and queries.
-  ``pool``: the mean over maps. ``gate``: the mean over channels, divided by its mean over positions.
-  None for kinds that say nothing of positions.
+  ``pool``: the mean over maps. ``gate``: the mean over channels, divided by its mean over
+  positions. None for kinds that say nothing of positions.
   """
   weights = np.asarray(attention.weights, np.float64)
   height, width = attention.grid
@@ -68,7 +68,11 @@ def draw_attention(
   columns = min(4, len(images))
   rows = -(-len(images) // columns)
   figure, axes = plt.subplots(
-    rows, 2 * columns, figsize=(2.9 * columns, 1.75 * rows + 0.9), squeeze=False, layout='constrained'
+    rows,
+    2 * columns,
+    figsize=(2.9 * columns, 1.75 * rows + 0.9),
+    squeeze=False,
+    layout='constrained',
   )
   for axis in axes.flat:
     axis.set_axis_off()

@@ -60,7 +60,9 @@ class Run:
     self.seconds_before = 0.0
     self.meta = {
       'config': configuration.to_json(setup.config),
-      'data': stream_fingerprint(dataset, seed=setup.config.seed, batch_size=setup.config.batch_size),
+      'data': stream_fingerprint(
+        dataset, seed=setup.config.seed, batch_size=setup.config.batch_size
+      ),
       'steps': setup.steps,
     }
 
@@ -70,7 +72,9 @@ class Run:
     try:
       with (
         training.Preemption() as preemption,
-        Checkpoints(path / 'ckpt', keep=self.config.keep, best='choose_accuracy') as self.checkpoints,
+        Checkpoints(
+          path / 'ckpt', keep=self.config.keep, best='choose_accuracy'
+        ) as self.checkpoints,
       ):
         state = self.restore()
         start = int(state.step)
@@ -94,7 +98,12 @@ class Run:
       state,
       setup.train_step(),
       self.dataset.batches(
-        'train', batch_size=config.batch_size, seed=config.seed, start=int(state.step)
+        'train',
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=int(state.step),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
       ),
       steps=setup.steps,
       mesh=setup.mesh,
@@ -127,10 +136,11 @@ class Run:
     setup, facts = self.setup, self.setup.facts
     shapes = jax.eval_shape(setup.create_state).params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    device = jax.devices()[0].device_kind
     self.reporter.say(
-      f'{self.config.model}: {parameters:,} parameters; {facts.name}: {facts.train_examples:,} training '
-      f'images of {facts.num_classes} classes; {setup.steps} steps on {setup.mesh.size} '
-      f'{jax.devices()[0].device_kind} device(s); in {self.directory.path}'
+      f'{self.config.model}: {parameters:,} parameters; {facts.name}: {facts.train_examples:,} '
+      f'training images of {facts.num_classes} classes; {setup.steps} steps on {setup.mesh.size} '
+      f'{device} device(s); in {self.directory.path}'
     )
     if start:
       self.reporter.say(f'going on from step {start}')
@@ -220,7 +230,12 @@ def evaluate_split(
   return training.evaluate(
     eval_step,
     variables,
-    dataset.eval_batches(split, batch_size=size),
+    dataset.eval_batches(
+      split,
+      batch_size=size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
     num_classes=setup.facts.num_classes,
     mesh=setup.mesh,
   )

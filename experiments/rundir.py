@@ -13,8 +13,9 @@ from experiments.errors import RunError
 class RunDirectory:
   """Files of a run, held by one process at a time; a context manager.
 
-  ``config.json``, ``data.json``, ``env.json``, ``status.json``, ``result.json`` are replaced whole or not
-  at all; ``metrics.jsonl`` only grows, and is cut back to the step that a resumed run starts from.
+  ``config.json``, ``data.json``, ``env.json``, ``status.json``, ``result.json`` are replaced whole
+  or not at all; ``metrics.jsonl`` only grows, and is cut back to the step that a resumed run
+  starts from.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -29,7 +30,7 @@ class RunDirectory:
     """
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      self._lock = open(self.path / '.lock', 'a+')  # noqa: SIM115
+      self._lock = open(self.path / '.lock', 'a+')
     except OSError as error:
       raise RunError(f'--out {self.path} cannot be written: {error.strerror}') from None
     try:
@@ -37,7 +38,10 @@ class RunDirectory:
     except OSError:
       self._lock.seek(0)
       holder = self._lock.read().strip() or 'another process'
-      raise RunError(f'--out {self.path} is in use by {holder}; wait for it or choose another') from None
+      self._lock.close()
+      raise RunError(
+        f'--out {self.path} is in use by {holder}; wait for it or choose another'
+      ) from None
     self._lock.truncate(0)
     self._lock.write(f'process {os.getpid()}')
     self._lock.flush()

@@ -76,7 +76,9 @@ class Setup:
     shapes = jax.eval_shape(self.create_state)
     places = training.state_sharding(shapes, self.mesh)
     return jax.tree.map(
-      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+      shapes,
+      places,
     )
 
   @property

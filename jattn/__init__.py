@@ -1,6 +1,7 @@
 """Attention for image classification in JAX and Flax: correct, visible, measured.
 
-``jattn.data``, ``jattn.training`` are imported when first touched, because they bring TFDS and Orbax.
+``jattn.data``, ``jattn.training`` are imported when first touched, because they bring TFDS and
+Orbax.
 """
 
 import importlib

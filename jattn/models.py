@@ -52,7 +52,8 @@ class Classifier(nn.Module):
     pool: features -> Pooled.
     head: vector -> logits.
     attention: mechanisms applied one after another to the backbone's features.
-    image_size: side of the square images it takes, or None for any size (a flattened map needs one).
+    image_size: side of the square images it takes, or None for any size (a flattened map needs
+      one).
     channels: channels of the images it takes.
   """
 
@@ -111,8 +112,8 @@ def seed_classifier(
 ) -> Classifier:
   """The tutorial's classifier: three stages, one-head self-attention, flatten, two linear layers.
 
-  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual. 2,555,850 parameters for 10
-  classes of 32x32x3 images.
+  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual. 2,555,850 parameters
+  for 10 classes of 32x32x3 images.
   """
   attention = SelfAttention(qk_features=widths[-1] // 8, v_features=widths[-1], dtype=dtype)
   return Classifier(

@@ -84,9 +84,7 @@ def test_4_bfloat16_features_float32_maps_all_finite(row, factor):
 @every_row
 def test_5_jit_equals_eager_vmap_equals_a_loop_and_nothing_retraces(row):
   module, variables, x = row.make(), variables_of(ROWS.index(row)), draw()
-  traced = jax.jit(
-    chex.assert_max_traces(lambda v, x: module.apply(v, x, train=False), n=1)
-  )
+  traced = jax.jit(chex.assert_max_traces(lambda v, x: module.apply(v, x, train=False), n=1))
   returned = traced(variables, x)
   chex.assert_trees_all_close(returned, module.apply(variables, x, train=False), atol=1e-5)
   chex.assert_trees_all_close(traced(variables, x), returned)

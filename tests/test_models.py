@@ -60,7 +60,8 @@ def test_the_seed_classifier_equals_the_formula(rng, dtype, tolerance):
       features = oracles.max_pool2(np.maximum(features, 0))
     tokens = features.reshape(4, 8)
     q, k, v = (
-      oracles.dense(tokens, params['attention_0'][name])[:, None] for name in ('query', 'key', 'value')
+      oracles.dense(tokens, params['attention_0'][name])[:, None]
+      for name in ('query', 'key', 'value')
     )
     assert q.shape == (4, 1, 1)
     assert v.shape == (4, 1, 8)
@@ -117,9 +118,7 @@ def test_maps_of_several_mechanisms_have_paths_of_their_own(rng):
 def test_bfloat16_gives_float32_logits_near_those_of_float32(rng):
   x = jnp.asarray(rng.normal(size=(2, 16, 16, 3)), jnp.float32)
   full = models.seed_classifier(5, image_size=16, widths=(4, 8, 16), hidden=12)
-  half = models.seed_classifier(
-    5, image_size=16, widths=(4, 8, 16), hidden=12, dtype=jnp.bfloat16
-  )
+  half = models.seed_classifier(5, image_size=16, widths=(4, 8, 16), hidden=12, dtype=jnp.bfloat16)
   variables = full.init(jax.random.key(0), x, train=False)
   prediction = half.apply(variables, x, train=False)
   assert prediction.logits.dtype == jnp.float32
@@ -131,9 +130,7 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32(rng):
 def compiled_text(read_maps: bool) -> str:
   """HLO of a model whose attention is the last thing before the average."""
   x = jnp.zeros((2, 22, 22, 3))
-  model = Classifier(
-    ConvStack((7,)), Average(), Head(3), attention=(SelfAttention(num_heads=7),)
-  )
+  model = Classifier(ConvStack((7,)), Average(), Head(3), attention=(SelfAttention(num_heads=7),))
   variables = model.init(jax.random.key(0), x, train=False)
 
   def run(v, x):

@@ -11,8 +11,8 @@ class Residual(nn.Module):
   """``x + gamma * mechanism(x)`` with ``gamma`` [C] zero at the start.
 
   The block begins as the exact identity, so it can be put into a trained network without moving its
-  logits. The zero-initialised factor is that of Zhang et al. 2019 (SAGAN), arXiv 1805.08318, here one
-  for each channel. The maps are the mechanism's own.
+  logits. The zero-initialised factor is that of Zhang et al. 2019 (SAGAN), arXiv 1805.08318, here
+  one for each channel. The maps are the mechanism's own.
 
   Attributes:
     mechanism: any module of the mechanism contract whose output has the shape of its input.

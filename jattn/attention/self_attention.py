@@ -12,8 +12,8 @@ from jattn.types import Attended, AttentionMap
 class SelfAttention(nn.Module):
   """Self-attention: every position looks at every position.
 
-  ``Q = X W_Q``, ``K = X W_K``, ``V = X W_V`` (1x1 convolutions), ``A = softmax(Q K^T / sqrt(D))`` by
-  rows, ``O = A V``. Vaswani et al. 2017, arXiv 1706.03762; over image features Wang et al. 2018,
+  ``Q = X W_Q``, ``K = X W_K``, ``V = X W_V`` (1x1 convolutions), ``A = softmax(Q K^T / sqrt(D))``
+  by rows, ``O = A V``. Vaswani et al. 2017, arXiv 1706.03762; over image features Wang et al. 2018,
   arXiv 1711.07971. No norm, no residual; an output projection only if ``out_features`` is given.
 
   The bias of the key projection cannot move the output: it adds the same number to a whole row of

@@ -17,8 +17,8 @@ def attention_weights(
 ) -> jax.Array:
   """Where each query looks: ``A = softmax(scale * q k^T + bias)`` over the keys.
 
-  Vaswani et al. 2017, arXiv 1706.03762, with ``scale = 1/sqrt(D)`` unless given. Products accumulate
-  and the softmax runs in float32 whatever the inputs' type (in float64 for float64).
+  Vaswani et al. 2017, arXiv 1706.03762, with ``scale = 1/sqrt(D)`` unless given. Products
+  accumulate and the softmax runs in float32 whatever the inputs' type (in float64 for float64).
 
   Args:
     q: [..., Q, M, D] queries.

@@ -14,9 +14,9 @@ def masked_softmax(
 ) -> jax.Array:
   """Softmax that gives masked positions exactly zero.
 
-  ``p_i = m_i exp(s_i) / sum_j m_j exp(s_j)``, computed in float32 (float64 for float64 scores). Where
-  every position is masked, or every score is -inf, all weights are zero; neither the value nor the
-  gradient is ever NaN because of a mask.
+  ``p_i = m_i exp(s_i) / sum_j m_j exp(s_j)``, computed in float32 (float64 for float64 scores).
+  Where every position is masked, or every score is -inf, all weights are zero; neither the value
+  nor the gradient is ever NaN because of a mask.
 
   Args:
     scores: any shape and floating type; -inf counts as masked.

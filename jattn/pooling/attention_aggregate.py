@@ -14,8 +14,8 @@ from jattn.types import AttentionMap, Pooled
 class AttentionAggregate(nn.Module):
   """``pool_i(alpha_i h_i)`` with ``alpha = softmax_i(s_i)`` and an average, a maximum or both.
 
-  The average is weighted-average attention divided by N, so it shrinks as the grid grows; ``rescale``
-  multiplies the weights by N, which makes uniform attention the plain pooling.
+  The average is weighted-average attention divided by N, so it shrinks as the grid grows;
+  ``rescale`` multiplies the weights by N, which makes uniform attention the plain pooling.
 
   Map: ``weights``, kind ``pool``, [B, M, H, W], before any rescaling.
 

@@ -13,8 +13,8 @@ class Score(nn.Module):
   """One number for each position and map, before the softmax.
 
   ``linear``: ``s_i = w^T h_i``. ``tanh``: ``s_i = w^T tanh(V h_i)``. ``gated``:
-  ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``; the last two are equations 8 and 9 of Ilse et al. 2018,
-  arXiv 1802.04712. ``w`` has no bias: softmax would ignore it.
+  ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``; the last two are equations 8 and 9 of Ilse et al.
+  2018, arXiv 1802.04712. ``w`` has no bias: softmax would ignore it.
 
   Attributes:
     kind: 'linear', 'tanh' or 'gated'.

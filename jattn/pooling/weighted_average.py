@@ -13,9 +13,9 @@ from jattn.types import AttentionMap, Pooled
 class WeightedAverage(nn.Module):
   """``v = sum_i alpha_i h_i`` with ``alpha = softmax_i(s_i)``, so ``sum_i alpha_i = 1``.
 
-  The score ``s_i`` is linear in the features, or that of Ilse et al. 2018, arXiv 1802.04712 (``tanh``,
-  ``gated``). With ``num_maps`` above one the vectors of the maps lie side by side. A masked position
-  gets exactly zero.
+  The score ``s_i`` is linear in the features, or that of Ilse et al. 2018, arXiv 1802.04712
+  (``tanh``, ``gated``). With ``num_maps`` above one the vectors of the maps lie side by side. A
+  masked position gets exactly zero.
 
   Map: ``weights``, kind ``pool``, [B, M, H, W].
 

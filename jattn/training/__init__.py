@@ -1,4 +1,4 @@
-"""State, step, loop, checkpoint, metrics, mesh: takes functions and batches, knows no model or data."""
+"""State, step, loop, checkpoints, metrics, mesh; knows neither models nor data."""
 
 from jattn.training.loop import Fitted, evaluate, fit
 from jattn.training.mesh import make_mesh, place_batch, replicated, state_sharding

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import threading
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,8 +100,8 @@ class Checkpoints:
 
     Raises CheckpointError if this save cannot start or an earlier one failed in the background
     (then this one was not started; older checkpoints are as they were). Raises ValueError for a
-    negative step, for meta that JSON would not give back equal, for metrics without `best`, for a leaf
-    that is neither an array nor a number, or of size zero.
+    negative step, for meta that JSON would not give back equal, for metrics without `best`, for a
+    leaf that is neither an array nor a number, or of size zero.
     """
     step = _step_number(step)
     leaves = describe(state)
@@ -201,7 +202,7 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, kind, value, traceback) -> None:
+  def __exit__(self, kind, value, trace) -> None:
     try:
       self.close()
     except CheckpointError as error:
@@ -430,9 +431,12 @@ def _none_verifies(directory: Path, faults: dict[int, str]) -> str:
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-  # A failed save is logged by Orbax three times with traceback, and raised by us once. Anything
-  # below a warning is only logged where the user has asked for it.
-  return record.levelno < logging.WARNING or _ORBAX not in record.pathname
+  # A failed save is logged by Orbax three times with its traceback and once more by asyncio, and
+  # raised by us once. What is below a warning is only logged where the user has asked for it.
+  frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
+  files = [record.pathname, *(frame.f_code.co_filename for frame, _ in frames)]
+  return record.levelno < logging.WARNING or not any(_ORBAX in file for file in files)
 
 
-logging.getLogger('absl').addFilter(_not_orbax_chatter)
+for _name in ('absl', 'asyncio'):
+  logging.getLogger(_name).addFilter(_not_orbax_chatter)

@@ -46,7 +46,8 @@ def fit(
 ) -> Fitted:
   """Trains until step ``steps``, never waiting for the device to log.
 
-  Metrics are read as they become ready, some steps late; the device always has the next call queued.
+  Metrics are read as they become ready, some steps late; the device always has the next call
+  queued.
 
   Args:
     state: where to begin; its ``step`` counts. It is donated.

@@ -60,7 +60,9 @@ def state_sharding(tree: Tree, mesh: Mesh, *, smallest: int = 2**14) -> Tree:
     if ways == 1 or not candidates or np.prod(shape) < smallest:
       return replicated(mesh)
     split = max(candidates, key=lambda axis: (shape[axis], axis))
-    return NamedSharding(mesh, PartitionSpec(*['fsdp' if a == split else None for a in range(len(shape))]))
+    return NamedSharding(
+      mesh, PartitionSpec(*['fsdp' if a == split else None for a in range(len(shape))])
+    )
 
   return jax.tree.map(place, tree)
 

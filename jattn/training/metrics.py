@@ -20,8 +20,10 @@ class Metrics:
     loss: cross-entropy against the smoothed labels.
     nll: negative log-likelihood of the true class.
     brier: squared distance between probabilities and the one-hot truth.
-    top1, top5: how many had the true class among the 1 or 5 most likely (all of them below 5 classes).
-    bins: [3, 15], in bins of equal width of the largest probability: examples, probability, correct.
+    top1, top5: how many had the true class among the 1 or 5 most likely (all of them below 5
+      classes).
+    bins: [3, 15], in bins of equal width of the largest probability: examples, probability,
+      correct.
     confusion: [L, L], true class by predicted class.
   """
 
@@ -50,8 +52,8 @@ class Metrics:
   def result(self) -> dict[str, float]:
     """The means: accuracy, top5_accuracy, loss, nll, brier, ece (in [0, 1]) and the count.
 
-    ECE is Guo et al. 2017, arXiv 1706.04599: the mean over bins, by size, of |accuracy - confidence|.
-    Without any example every mean is NaN.
+    ECE is Guo et al. 2017, arXiv 1706.04599: the mean over bins, by size, of |accuracy -
+    confidence|. Without any example every mean is NaN.
     """
     sums = jax.tree.map(lambda x: np.asarray(x, np.float64), self)
     with np.errstate(invalid='ignore'):
@@ -108,7 +110,9 @@ def measure(logits: jax.Array, batch: Batch, *, label_smoothing: float = 0.0) ->
     top1=total(correct),
     top5=total(rank < 5),
     bins=rows @ jax.nn.one_hot(bin_of, NUM_BINS),
-    confusion=jnp.einsum('bt,bp->tp', truth * kept[:, None], jax.nn.one_hot(predicted, num_classes)),
+    confusion=jnp.einsum(
+      'bt,bp->tp', truth * kept[:, None], jax.nn.one_hot(predicted, num_classes)
+    ),
   )
 
 

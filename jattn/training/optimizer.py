@@ -10,7 +10,12 @@ Decay = Literal['cosine', 'linear', 'constant']
 
 
 def make_schedule(
-  learning_rate: float, *, steps: int, warmup_steps: int = 0, decay: Decay = 'cosine', end: float = 0.0
+  learning_rate: float,
+  *,
+  steps: int,
+  warmup_steps: int = 0,
+  decay: Decay = 'cosine',
+  end: float = 0.0,
 ) -> optax.Schedule:
   """Linear warm-up from zero to ``learning_rate``, then a decay to ``end`` at step ``steps``.
 
@@ -58,8 +63,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """AdamW (arXiv 1711.05101) or SGD with Nesterov momentum, with clipping by the global norm.
 
-  Weight decay is decoupled for AdamW (``update = lr * (adam + decay * p)``), added to the gradient for
-  SGD, and touches only what ``decayed`` says.
+  Weight decay is decoupled for AdamW (``update = lr * (adam + decay * p)``), added to the gradient
+  for SGD, and touches only what ``decayed`` says.
 
   Args:
     name: 'adamw' or 'sgd'.

@@ -23,7 +23,9 @@ Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array
 class Apply(Protocol):
   """A Linen module's ``apply``; it may return logits [B, L] or anything that has ``.logits``."""
 
-  def __call__(self, variables: Variables, images: jax.Array, *, train: bool, **settings: Any) -> Any: ...
+  def __call__(
+    self, variables: Variables, images: jax.Array, *, train: bool, **settings: Any
+  ) -> Any: ...
 
 
 @flax.struct.dataclass
@@ -56,24 +58,24 @@ def make_update(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Returns the pure update ``(state, batch) -> (state, metrics)``, not yet compiled.
 
-  The loss is the cross-entropy of the unmasked rows, its mean over the whole batch. If the loss or the
-  gradient is not finite, everything but the counters stays bitwise as it was; once ``max_skips``
-  updates in a row were skipped, all later ones are skipped too, so the state waits as it is for
-  the loop to notice.
+  The loss is the cross-entropy of the unmasked rows, its mean over the whole batch. If the loss or
+  the gradient is not finite, everything but the counters stays bitwise as it was; once
+  ``max_skips`` updates in a row were skipped, all later ones are skipped too, so the state waits
+  as it is for the loop to notice.
 
   Args:
     apply: the model.
     optimizer: an optax transform.
-    num_classes: L.
+    num_classes: L; the model must give as many logits, or a ValueError says so.
     prepare: images as loaded -> what the model takes.
     augment: ``(key, images, labels [B, L]) -> (images, labels)``, after ``prepare``.
     label_smoothing: mass spread evenly over the classes.
-    accumulate: into how many parts the batch is cut, one after another, to save memory. The gradient
-      is that of the whole batch; batch norm sees the parts.
+    accumulate: into how many parts the batch is cut, one after another, to save memory. The
+      gradient is that of the whole batch; batch norm sees the parts.
     ema_decay: of the moving average; warmed up as ``min(decay, (1 + t) / (10 + t))``.
     max_skips: see above.
-    axis_name: the mapped axis when the update runs on one device's part of the batch under ``pmap`` or
-      ``shard_map``; None when it sees the whole batch (under ``jit`` on a mesh).
+    axis_name: the mapped axis when the update runs on one device's part of the batch under
+      ``pmap`` or ``shard_map``; None when it sees the whole batch (under ``jit`` on a mesh).
   """
 
   def across(tree: Any, reduce: Callable = jax.lax.psum) -> Any:
@@ -84,7 +86,7 @@ def make_update(
       {'params': params, **stats}, images, train=True, rngs={'dropout': key}, mutable=list(stats)
     )
     logits = getattr(predicted, 'logits', predicted)
-    chex.assert_shape(logits, (images.shape[0], num_classes))
+    _check_logits(logits, images.shape[0], num_classes)
     losses = optax.softmax_cross_entropy(logits, smooth(labels, label_smoothing))
     total = jnp.sum(jnp.where(mask, losses, 0))
     hits = jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1)
@@ -167,8 +169,9 @@ def make_train_step(
   Args:
     apply, optimizer, num_classes, settings: as for ``make_update``.
     mesh: the devices.
-    steps_per_call: updates in one call; above one it takes a stack of batches [S, B, ...] and gives a
-      stack of metrics. For accelerators, where starting a call costs as much as a small step.
+    steps_per_call: updates in one call; above one it takes a stack of batches [S, B, ...] and
+      gives a stack of metrics. For accelerators, where starting a call costs as much as a small
+      step.
   """
   update = make_update(apply, optimizer, num_classes=num_classes, **settings)
 
@@ -179,7 +182,8 @@ def make_train_step(
       chex.assert_axis_dimension(batch.labels, 0, steps_per_call)
       state, metrics = _scan(update, state, batch)
     return jax.lax.with_sharding_constraint(
-      (state, metrics), (state_sharding(state, mesh), jax.tree.map(lambda _: replicated(mesh), metrics))
+      (state, metrics),
+      (state_sharding(state, mesh), jax.tree.map(lambda _: replicated(mesh), metrics)),
     )
 
   return jax.jit(step, donate_argnums=0)
@@ -193,9 +197,15 @@ def make_eval_step(
   def step(variables: Variables, batch: Batch, metrics: Metrics) -> Metrics:
     predicted = apply(variables, prepare(batch.images), train=False)
     logits = getattr(predicted, 'logits', predicted)
+    _check_logits(logits, batch.labels.shape[0], metrics.confusion.shape[0])
     return metrics + measure(logits, batch, label_smoothing=label_smoothing)
 
   return jax.jit(step)
+
+
+def _check_logits(logits: jax.Array, rows: int, num_classes: int) -> None:
+  if logits.shape != (rows, num_classes):
+    raise ValueError(f'the model gives logits {logits.shape}; the data needs {(rows, num_classes)}')
 
 
 def _cut(tree: Any, parts: int) -> Any:

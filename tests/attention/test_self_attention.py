@@ -77,9 +77,7 @@ def test_a_position_that_nobody_attends_cannot_move_the_others(rng):
   assert np.all(np.asarray(before.maps['weights'].weights)[0, 0, :5, 5] == 0)
   x[0, 1, 2, 1:] = 0.25
   after = module.apply(variables, jnp.asarray(x), train=False)
-  np.testing.assert_array_equal(
-    before.features.reshape(6, 3)[:5], after.features.reshape(6, 3)[:5]
-  )
+  np.testing.assert_array_equal(before.features.reshape(6, 3)[:5], after.features.reshape(6, 3)[:5])
 
 
 def test_heads_must_divide_widths():

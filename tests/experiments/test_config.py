@@ -40,7 +40,7 @@ def fields(cls=TrainConfig, prefix=''):
 @pytest.mark.parametrize('flag', list(fields()))
 def test_every_flag_has_a_meaning_and_a_default(help_text, flag):
   lines = help_text.splitlines()
-  (index,) = [i for i, line in enumerate(lines) if f' {flag} ' in line]
+  (index,) = [i for i, line in enumerate(lines) if line.startswith(f'│ {flag} ')]
   entry = lines[index]
   for line in lines[index + 1 :]:
     if line.startswith('│ -') or '──' in line:
@@ -125,7 +125,9 @@ def test_bad_combinations_are_refused_by_name(arguments, message):
 
 
 def test_a_configuration_survives_json(tmp_path):
-  config = parse('cifar10 --seed 3 --ema-decay 0.9 --data-dir /d --optimizer.clip-norm None'.split())
+  config = parse(
+    'cifar10 --seed 3 --ema-decay 0.9 --data-dir /d --optimizer.clip-norm None'.split()
+  )
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(configuration.to_json(config)))
   assert configuration.load(path) == config

@@ -19,8 +19,9 @@ from experiments.errors import Diverged
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Dropout is in the model; augmentation and the moving average are on.
 COMMAND = (
-  '--steps 12 --batch-size 16 --log-every 1 --checkpoint-every 3 --evaluate-every 6 --ema-decay 0.9 '
-  '--augment.crop-padding 2 --augment.flip True --augment.mixup 0.3 --augment.erasing 0.5'
+  '--steps 12 --batch-size 16 --log-every 1 --checkpoint-every 3 --evaluate-every 6 '
+  '--ema-decay 0.9 --augment.crop-padding 2 --augment.flip True --augment.mixup 1 '
+  '--augment.erasing 0.5'
 ).split()
 
 

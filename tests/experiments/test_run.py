@@ -39,7 +39,8 @@ def test_the_directory_tells_all(finished):
   )
   result = read(finished / 'result.json')
   for key in (
-    'test_accuracy choose_accuracy test_nll test_ece parameters steps seconds images_per_second device'
+    'test_accuracy choose_accuracy test_nll test_ece parameters steps seconds device '
+    'images_per_second'
   ).split():
     assert result[key] is not None, key
   assert result['steps'] == 6

@@ -23,9 +23,7 @@ def test_closed_form():
   q, k = jnp.array([[[1.0]]]), jnp.array([[[0.0]], [[1.0]]])
   v = jnp.array([[[0.0, 10.0]], [[1.0, 20.0]]])
   np.testing.assert_allclose(attention_weights(q, k), [[[1 / (1 + E), E / (1 + E)]]], rtol=1e-6)
-  np.testing.assert_allclose(
-    attend(q, k, v), [[[E / (1 + E), (10 + 20 * E) / (1 + E)]]], rtol=1e-6
-  )
+  np.testing.assert_allclose(attend(q, k, v), [[[E / (1 + E), (10 + 20 * E) / (1 + E)]]], rtol=1e-6)
 
 
 def test_the_scale_is_one_over_the_root_of_the_key_width():
@@ -66,7 +64,9 @@ def test_equals_the_loop_in_both_precisions(rng, heads, extra):
   if 'bias' in settings:
     settings['bias'] = settings['bias'].astype(np.float32).astype(np.float64)
   weights, out = run(jnp.float32)
-  np.testing.assert_allclose(weights, oracles.attention_weights(q, k, **settings), atol=1e-6, rtol=0)
+  np.testing.assert_allclose(
+    weights, oracles.attention_weights(q, k, **settings), atol=1e-6, rtol=0
+  )
   np.testing.assert_allclose(out, oracles.attend(q, k, v, **settings), atol=1e-6, rtol=0)
 
 

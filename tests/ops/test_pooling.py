@@ -25,7 +25,9 @@ def test_weighted_average_equals_the_loop(features, weights):
   got = ops.weighted_average(features, weights)
   assert got.shape == (2, 4, 7)
   for b in range(2):
-    np.testing.assert_allclose(got[b], oracles.pooled(features[b], np.asarray(weights[b])), atol=1e-6)
+    np.testing.assert_allclose(
+      got[b], oracles.pooled(features[b], np.asarray(weights[b])), atol=1e-6
+    )
 
 
 def test_weighted_average_in_x64(rng):
@@ -80,9 +82,7 @@ def test_flatten_keeps_rows_first_and_channels_last():
 def test_masked_softmax_closed_form_and_axes():
   got = ops.masked_softmax(jnp.log(jnp.array([[1.0, 3.0], [4.0, 8.0]])), axis=(0, 1))
   np.testing.assert_allclose(got, [[1 / 16, 3 / 16], [4 / 16, 8 / 16]], rtol=1e-6)
-  masked = ops.masked_softmax(
-    jnp.array([0.0, 5.0, 0.0]), mask=jnp.array([True, False, True])
-  )
+  masked = ops.masked_softmax(jnp.array([0.0, 5.0, 0.0]), mask=jnp.array([True, False, True]))
   np.testing.assert_array_equal(masked, [0.5, 0.0, 0.5])
 
 
@@ -101,9 +101,7 @@ def test_max_pool_equals_reduce_window_in_value_and_gradient(rng, side):
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, start, start, 'VALID')
 
   np.testing.assert_array_equal(ops.max_pool(x), reference(x))
-  got, want = (
-    jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (ops.max_pool, reference)
-  )
+  got, want = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (ops.max_pool, reference))
   np.testing.assert_allclose(got, want, atol=1e-7)
 
 

@@ -13,7 +13,8 @@ CLASSES = 3
 
 
 class Tiny(nn.Module):
-  """Convolution, batch norm (optional), mean, linear: a stranger's module, returning plain logits."""
+  """Convolution, batch norm (optional), mean, linear: a stranger's module, returning plain
+  logits."""
 
   batch_norm: bool = True
   dropout: float = 0.0

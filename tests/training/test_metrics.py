@@ -23,9 +23,7 @@ def measured():
   total = Metrics.zeros(CLASSES)
   one = jax.jit(measure)
   for part in (slice(0, 15), slice(15, 40)):
-    total = total + one(
-      jnp.asarray(noisy[part]), Batch(images[part], labels[part], mask[part])
-    )
+    total = total + one(jnp.asarray(noisy[part]), Batch(images[part], labels[part], mask[part]))
   return total, logits[mask].astype(np.float64), labels[mask]
 
 

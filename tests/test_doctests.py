@@ -1,0 +1,39 @@
+"""Every example in a docstring and in the README runs."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+
+import pytest
+
+import jattn
+from jattn import ops
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODULES = sorted(
+  info.name
+  for info in pkgutil.walk_packages(jattn.__path__, 'jattn.')
+  if not info.name.startswith('jattn.data.digits')
+)
+
+
+@pytest.mark.parametrize('name', [*MODULES, 'experiments.collect'])
+def test_docstrings(name):
+  assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize('name', ops.__all__)
+def test_every_op_has_an_example(name):
+  function = getattr(ops, name)
+  examples = doctest.DocTestFinder(recurse=False).find(function, name)
+  assert any(test.examples for test in examples), f'ops.{name} shows no example'
+
+
+def test_the_readme_runs():
+  text = (ROOT / 'README.md').read_text()
+  test = doctest.DocTestParser().get_doctest(text, {}, 'README.md', 'README.md', 0)
+  assert len(test.examples) >= 5
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+  runner.run(test)
+  assert runner.failures == 0

@@ -1,4 +1,4 @@
-"""What do several runs say together? One JSON line a run, and the mean over seeds with its interval.
+"""What do several runs say together? A JSON line a run, and the mean over seeds with an interval.
 
   python -m experiments.collect runs/a runs/b runs/c --out results.jsonl
 

@@ -1,4 +1,4 @@
-"""Backbones: images [B, H, W, C] -> Attended, with the maps of attention inside; one file a family."""
+"""Backbones: images -> Attended, features and the maps of attention inside; one file a family."""
 
 from jattn.backbones.conv_stack import ConvStack
 

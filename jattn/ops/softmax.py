@@ -5,7 +5,11 @@ import jax.numpy as jnp
 
 
 def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
-  """Returns float32, or float64 when an input is float64: what statistics are kept in."""
+  """Returns float32, or float64 when an input is float64: what statistics are kept in.
+
+  >>> accumulation_dtype(jnp.zeros(1, jnp.bfloat16), jnp.zeros(1, jnp.float16))
+  dtype('float32')
+  """
   return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 

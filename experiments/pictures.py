@@ -70,7 +70,7 @@ def draw_attention(
   figure, axes = plt.subplots(
     rows,
     2 * columns,
-    figsize=(2.9 * columns, 1.75 * rows + 0.9),
+    figsize=(2.9 * columns, 1.5 * rows + 0.7),
     squeeze=False,
     layout='constrained',
   )
@@ -95,7 +95,8 @@ def draw_attention(
     wrong = truth[index] is not None and truth[index] != predicted[index]
     text = f'{predicted[index]}' if truth[index] is None else f'{truth[index]} → {predicted[index]}'
     left.set_title(text, fontsize=9, color='crimson' if wrong else 'black')
-  figure.colorbar(shown, ax=axes, shrink=0.6, label='times the uniform weight')
+  bar = figure.colorbar(shown, ax=axes, shrink=0.6, label='times the uniform weight')
+  bar.solids.set_alpha(1)
   grid = maps[name].grid
   head = 'true → predicted (red: wrong)' if any(t is not None for t in truth) else 'predicted'
   figure.suptitle(

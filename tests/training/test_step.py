@@ -125,6 +125,28 @@ def test_several_steps_in_one_call_equal_single_steps(twenty):
   chex.assert_trees_all_close(weights(state), twenty[0], **EXACT)
 
 
+def test_on_cpu_nothing_is_scanned(monkeypatch):
+  """Convolution gradients inside a loop miss XLA's fast kernels there."""
+  monkeypatch.setattr(jax.lax, 'scan', lambda *_, **__: pytest.fail('scanned'))
+  trainer = Trainer(accumulate=2, steps_per_call=2)
+  stack = jax.tree.map(lambda *xs: np.stack(xs), make_batch(0), make_batch(1))
+  trainer.step(trainer.state(), training.place_batch(stack, trainer.mesh, leading=1))
+
+
+def test_the_scan_of_accelerators_gives_the_same_numbers(monkeypatch):
+  settings = {'accumulate': 2, 'steps_per_call': 2}
+  stack = jax.tree.map(lambda *xs: np.stack(xs), make_batch(0), make_batch(1))
+  found = []
+  for backend in ('cpu', 'gpu'):
+    monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
+    trainer = Trainer(**settings)
+    placed = training.place_batch(stack, trainer.mesh, leading=1)
+    text = trainer.step.lower(trainer.state(), placed).as_text()
+    assert ('stablehlo.while' in text) == (backend == 'gpu')
+    found.append(jax.device_get(trainer.step(trainer.state(), placed)))
+  chex.assert_trees_all_close(*found, **EXACT)
+
+
 def test_augmentation_gets_the_prepared_images_and_soft_labels_and_a_key_of_the_step():
   seen = []
 

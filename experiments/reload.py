@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import warnings
 from typing import Any
 
@@ -43,7 +44,7 @@ def reload_run(path: pathlib.Path) -> Reloaded:
   except CheckpointError as error:
     raise RunError(str(error)) from None
   for warning in caught:
-    print(f'warning: {warning.message}')
+    print(f'warning: {warning.message}', file=sys.stderr)
   if restored is None:
     raise RunError(f'{path} has no checkpoint yet')
   return Reloaded(setup, restored.state.eval_variables, restored.step)

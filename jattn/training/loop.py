@@ -58,7 +58,8 @@ def fit(
     steps_per_call: as given to ``make_train_step``.
     max_skips: as given to ``make_update``; so many skipped updates in a row end the run.
     on_log: called with the step and the means since the last call: ``loss``, ``accuracy``,
-      ``gradient_norm``, ``images_per_second`` and the number ``skipped``.
+      ``gradient_norm`` and the number ``skipped``; and ``images_per_second`` since the last
+      evaluation or save, without the compilation.
     log_every, evaluate_every, save_every: in steps; evaluation and saving also happen at the end.
     evaluate: called with the step and the state; it may wait for the device.
     save: called with the step and the state; it must copy what it keeps before it returns.
@@ -132,8 +133,9 @@ class _Log:
     self._on_log, self._every, self._max_skips = on_log, every, max_skips
     self._waiting: collections.deque[tuple[int, StepMetrics]] = collections.deque()
     self._sums = collections.Counter()
-    self._clock = time.perf_counter()
+    self._compiled = False
     self.diverged = False
+    self.restart_clock()
 
   def add(self, step: int, metrics: StepMetrics) -> None:
     self._waiting.append((step, metrics))
@@ -148,13 +150,16 @@ class _Log:
 
   def restart_clock(self) -> None:
     """Time spent elsewhere is not training time."""
-    self._clock = time.perf_counter()
+    self._clock, self._images = time.perf_counter(), 0.0
 
   def emit(self, step: int) -> None:
     """Hands on what has been read since the last time, if anything."""
     sums, self._sums = self._sums, collections.Counter()
     if self._on_log is not None and sums['steps']:
-      self._on_log(step, _means(sums))
+      # Several steps may be read at once, so a rate over few of them would mean nothing: this one
+      # runs from the first step after the last pause.
+      rate = self._images / max(time.perf_counter() - self._clock, 1e-9)
+      self._on_log(step, _means(sums) | {'images_per_second': rate})
 
   def _read(self, step: int, metrics: StepMetrics) -> None:
     host: Any = jax.tree.map(np.atleast_1d, jax.device_get(metrics))
@@ -163,18 +168,18 @@ class _Log:
     self._sums.update(
       steps=len(host.loss),
       kept=int(kept.sum()),
-      seen=float(host.count.sum()),
       count=float((host.count * kept).sum()),
       skipped=int(host.skipped.sum()),
       loss=float(np.where(kept, host.loss, 0).sum()),
       correct=float((host.correct * kept).sum()),
       gradient_norm=float(np.where(kept, host.gradient_norm, 0).sum()),
     )
-    now = time.perf_counter()
-    self._sums['seconds'] += now - self._clock
-    self._clock = now
+    self._images += float(host.count.sum())
     if _due(step - len(host.loss), step, self._every):
       self.emit(step)
+    if not self._compiled:
+      self._compiled = True
+      self.restart_clock()
 
 
 def _means(sums: collections.Counter) -> dict[str, float]:
@@ -183,7 +188,6 @@ def _means(sums: collections.Counter) -> dict[str, float]:
     'loss': sums['loss'] / count,
     'accuracy': sums['correct'] / count,
     'gradient_norm': sums['gradient_norm'] / kept,
-    'images_per_second': sums['seen'] / max(sums['seconds'], 1e-9),
     'skipped': sums['skipped'],
   }
 

@@ -69,6 +69,8 @@ def line_of(run: pathlib.Path) -> dict[str, Any]:
     'epochs': config['epochs'],
     'batch_size': config['batch_size'],
     'precision': config['precision'],
+    'processor': env.get('processor'),
+    'cores': env.get('cores'),
     'versions': env['versions'] | {'python': env['python']},
     'git': env['git'],
     'date': datetime.date.fromtimestamp(finished).isoformat(),

@@ -1,6 +1,7 @@
 """What a run ran on."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -44,6 +45,8 @@ def describe() -> dict[str, Any]:
     'system': f'{platform.system()} {platform.machine()}',
     'backend': jax.default_backend(),
     'device': found[0].device_kind,
+    'processor': _processor(),
+    'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
     'devices': len(found),
     'processes': jax.process_count(),
     'git': _revision(),
@@ -56,6 +59,16 @@ def _version(package: str) -> str | None:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
     return None
+
+
+def _processor() -> str:
+  """The processor's name; Linux alone says it well."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+  return names[0] if names else platform.processor()
 
 
 def _revision() -> str | None:

@@ -84,6 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     'steps': chosen.steps,
     'batch_size': chosen.batch_size,
     'device': env['device'],
+    'processor': env['processor'],
+    'cores': env['cores'],
     'versions': env['versions'],
     'git': env['git'],
     'date': time.strftime('%Y-%m-%d'),

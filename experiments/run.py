@@ -12,12 +12,12 @@ from tensorboardX import SummaryWriter
 from experiments import config as configuration
 from experiments import environment, pictures
 from experiments.config import TrainConfig
-from experiments.errors import STOPPED, Diverged, RunError
+from experiments.errors import STOPPED, Diverged, InputError, RunError
 from experiments.progress import Reporter
 from experiments.rundir import RunDirectory
 from experiments.setup import DataFacts, Setup, check_devices, load_data, make_setup
 from jattn import training
-from jattn.data import stream_fingerprint
+from jattn.data import DataError, stream_fingerprint
 from jattn.training.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 
 EVAL_BATCH = 256
@@ -91,6 +91,9 @@ class Run:
     except CheckpointError as error:
       self.directory.status('failed', -1, str(error))
       raise RunError(str(error)) from None
+    except DataError as error:  # of a dataset too large to be read before
+      self.directory.status('failed', -1, str(error))
+      raise InputError(f'--data {self.config.data}: {error}') from None
 
   def fit(self, state: training.TrainState, preemption: training.Preemption) -> training.Fitted:
     config, setup = self.config, self.setup

@@ -96,7 +96,6 @@ class Setup:
       self.optimizer,
       self.mesh,
       num_classes=self.facts.num_classes,
-      steps_per_call=self.steps_per_call,
       prepare=self.prepare,
       augment=make_augment(config),
       label_smoothing=config.label_smoothing,

@@ -55,7 +55,7 @@ def fit(
     batches: host batches, beginning with that of ``state.step``.
     steps: the step to end at.
     mesh: where batches go.
-    steps_per_call: as given to ``make_train_step``.
+    steps_per_call: above one, so many batches go to ``train_step`` as one stack.
     max_skips: as given to ``make_update``; so many skipped updates in a row end the run.
     on_log: called with the step and the means since the last call: ``loss``, ``accuracy``,
       ``gradient_norm`` and the number ``skipped``; and ``images_per_second`` since the last
@@ -77,7 +77,8 @@ def fit(
       reason = 'stopped'
       break
     count = min(steps_per_call, steps - step)
-    batch = place_batch(_take(batches, count), mesh, leading=int(count > 1))
+    batch = next(batches) if steps_per_call == 1 else _stack(batches, count)
+    batch = place_batch(batch, mesh, leading=int(steps_per_call > 1))
     state, metrics = train_step(state, batch)
     before, step = step, step + count
     log.add(step, metrics)
@@ -197,7 +198,5 @@ def _due(before: int, after: int, every: int | None) -> bool:
   return every is not None and before // every != after // every
 
 
-def _take(batches: Iterator[Batch], count: int) -> Batch:
-  if count == 1:
-    return next(batches)
+def _stack(batches: Iterator[Batch], count: int) -> Batch:
   return jax.tree.map(lambda *xs: np.stack(xs), *[next(batches) for _ in range(count)])

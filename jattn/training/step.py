@@ -158,7 +158,6 @@ def make_train_step(
   mesh: Mesh,
   *,
   num_classes: int,
-  steps_per_call: int = 1,
   **settings: Any,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Returns the update compiled for a mesh; the state given to it is donated (do not use it again).
@@ -166,21 +165,18 @@ def make_train_step(
   The same code runs on one device or many: the batch is split over the mesh, the loss, the gradient
   and batch norm's statistics are those of the whole batch, and the compiler adds the communication.
 
+  A stack of batches, [S, B, ...], makes S updates in one call and gives a stack of metrics: for
+  accelerators, where starting a call costs as much as a small step.
+
   Args:
     apply, optimizer, num_classes, settings: as for ``make_update``.
     mesh: the devices.
-    steps_per_call: updates in one call; above one it takes a stack of batches [S, B, ...] and
-      gives a stack of metrics. For accelerators, where starting a call costs as much as a small
-      step.
   """
   update = make_update(apply, optimizer, num_classes=num_classes, **settings)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    if steps_per_call == 1:
-      state, metrics = update(state, batch)
-    else:
-      chex.assert_axis_dimension(batch.labels, 0, steps_per_call)
-      state, metrics = _scan(update, state, batch)
+    stacked = batch.labels.ndim == 2
+    state, metrics = _scan(update, state, batch) if stacked else update(state, batch)
     return jax.lax.with_sharding_constraint(
       (state, metrics),
       (state_sharding(state, mesh), jax.tree.map(lambda _: replicated(mesh), metrics)),

@@ -115,7 +115,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 
 
 def test_several_steps_in_one_call_equal_single_steps(twenty):
-  trainer = Trainer(steps_per_call=5)
+  trainer = Trainer()
   state = trainer.state()
   for call in range(4):
     batches = [make_batch(5 * call + i) for i in range(5)]
@@ -128,18 +128,17 @@ def test_several_steps_in_one_call_equal_single_steps(twenty):
 def test_on_cpu_nothing_is_scanned(monkeypatch):
   """Convolution gradients inside a loop miss XLA's fast kernels there."""
   monkeypatch.setattr(jax.lax, 'scan', lambda *_, **__: pytest.fail('scanned'))
-  trainer = Trainer(accumulate=2, steps_per_call=2)
+  trainer = Trainer(accumulate=2)
   stack = jax.tree.map(lambda *xs: np.stack(xs), make_batch(0), make_batch(1))
   trainer.step(trainer.state(), training.place_batch(stack, trainer.mesh, leading=1))
 
 
 def test_the_scan_of_accelerators_gives_the_same_numbers(monkeypatch):
-  settings = {'accumulate': 2, 'steps_per_call': 2}
   stack = jax.tree.map(lambda *xs: np.stack(xs), make_batch(0), make_batch(1))
   found = []
   for backend in ('cpu', 'gpu'):
     monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
-    trainer = Trainer(**settings)
+    trainer = Trainer(accumulate=2)
     placed = training.place_batch(stack, trainer.mesh, leading=1)
     text = trainer.step.lower(trainer.state(), placed).as_text()
     assert ('stablehlo.while' in text) == (backend == 'gpu')

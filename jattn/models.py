@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.attention import SelfAttention
 from jattn.backbones import ConvStack
 from jattn.names import look_up
+from jattn.ops import Init, bias_init, kernel_init
 from jattn.pooling import Flatten, WeightedAverage
 from jattn.types import AttentionMap, Prediction
 
@@ -21,12 +22,14 @@ class Head(nn.Module):
     num_classes: L.
     hidden: widths of the hidden layers; ``()`` is a linear classifier.
     dropout: probability of dropping a hidden unit in training.
+    initialization: how the layers start, as Flax or as PyTorch starts them.
     dtype: what is computed in; None is the input's type. Logits are float32 at least.
   """
 
   num_classes: int
   hidden: Sequence[int] = ()
   dropout: float = 0.0
+  initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
 
   @nn.compact
@@ -35,10 +38,19 @@ class Head(nn.Module):
     chex.assert_rank(vector, 2)
     x = vector
     for index, width in enumerate(self.hidden):
-      x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f'hidden_{index}')(x))
+      x = nn.relu(self._dense(f'hidden_{index}', width, x))
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
+    logits = self._dense('logits', self.num_classes, x)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+  def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
+    return nn.Dense(
+      features,
+      dtype=self.dtype,
+      kernel_init=kernel_init(self.initialization),
+      bias_init=bias_init(self.initialization, fan_in=x.shape[-1]),
+      name=name,
+    )(x)
 
 
 class Classifier(nn.Module):
@@ -108,19 +120,23 @@ def seed_classifier(
   widths: Sequence[int] = (64, 128, 256),
   hidden: int = 512,
   dropout: float = 0.5,
+  initialization: Init = 'torch',
   dtype: jnp.dtype | None = None,
 ) -> Classifier:
   """The tutorial's classifier: three stages, one-head self-attention, flatten, two linear layers.
 
-  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual. 2,555,850 parameters
+  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual, and
+  PyTorch's initialisation, since the tutorial is written in PyTorch. 2,555,850 parameters
   for 10 classes of 32x32x3 images.
   """
-  attention = SelfAttention(qk_features=widths[-1] // 8, v_features=widths[-1], dtype=dtype)
+  attention = SelfAttention(
+    qk_features=widths[-1] // 8, v_features=widths[-1], initialization=initialization, dtype=dtype
+  )
   return Classifier(
-    backbone=ConvStack(widths, dtype=dtype),
+    backbone=ConvStack(widths, initialization, dtype),
     attention=(attention,),
     pool=Flatten(),
-    head=Head(num_classes, (hidden,), dropout, dtype),
+    head=Head(num_classes, (hidden,), dropout, initialization, dtype),
     image_size=image_size,
   )
 
@@ -132,13 +148,14 @@ def seed_classifier_no_attention(
   widths: Sequence[int] = (64, 128, 256),
   hidden: int = 512,
   dropout: float = 0.5,
+  initialization: Init = 'torch',
   dtype: jnp.dtype | None = None,
 ) -> Classifier:
   """The control: the tutorial's classifier with the attention taken out. 2,473,610 parameters."""
   return Classifier(
-    backbone=ConvStack(widths, dtype=dtype),
+    backbone=ConvStack(widths, initialization, dtype),
     pool=Flatten(),
-    head=Head(num_classes, (hidden,), dropout, dtype),
+    head=Head(num_classes, (hidden,), dropout, initialization, dtype),
     image_size=image_size,
   )
 
@@ -149,13 +166,14 @@ def seed_classifier_weighted_average(
   widths: Sequence[int] = (64, 128, 256),
   hidden: int = 512,
   dropout: float = 0.5,
+  initialization: Init = 'torch',
   dtype: jnp.dtype | None = None,
 ) -> Classifier:
   """The tutorial's features under weighted-average attention (gated score), any image size."""
   return Classifier(
-    backbone=ConvStack(widths, dtype=dtype),
+    backbone=ConvStack(widths, initialization, dtype),
     pool=WeightedAverage(score='gated', dtype=dtype),
-    head=Head(num_classes, (hidden,), dropout, dtype),
+    head=Head(num_classes, (hidden,), dropout, initialization, dtype),
   )
 
 

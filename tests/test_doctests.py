@@ -23,7 +23,7 @@ def test_docstrings(name):
   assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize('name', ops.__all__)
+@pytest.mark.parametrize('name', [name for name in ops.__all__ if name != 'Init'])
 def test_every_op_has_an_example(name):
   function = getattr(ops, name)
   examples = doctest.DocTestFinder(recurse=False).find(function, name)

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import attention_weights, weigh
+from jattn.ops import Init, attention_weights, bias_init, kernel_init, weigh
 from jattn.types import Attended, AttentionMap
 
 
@@ -28,6 +28,7 @@ class SelfAttention(nn.Module):
     v_features: width of the output before the projection, all heads together; None is C.
     out_features: width of the output projection; None leaves it out.
     use_bias: whether the projections have a bias.
+    initialization: how the projections start, as Flax or as PyTorch starts them.
     dtype: what projections and products are computed in; None is the input's type.
   """
 
@@ -37,6 +38,7 @@ class SelfAttention(nn.Module):
   v_features: int | None = None
   out_features: int | None = None
   use_bias: bool = True
+  initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
 
   @nn.compact
@@ -58,10 +60,20 @@ class SelfAttention(nn.Module):
 
     tokens = x.reshape(batch, height * width, channels)
 
+    def dense(name: str, features: int, x: jax.Array) -> jax.Array:
+      return nn.Dense(
+        features,
+        use_bias=self.use_bias,
+        dtype=self.dtype,
+        kernel_init=kernel_init(self.initialization),
+        bias_init=bias_init(self.initialization, fan_in=x.shape[-1]),
+        name=name,
+      )(x)
+
     def project(name: str, heads: int, features: int) -> jax.Array:
       head_width = features // self.num_heads
-      dense = nn.Dense(heads * head_width, use_bias=self.use_bias, dtype=self.dtype, name=name)
-      return dense(tokens).reshape(batch, height * width, heads, head_width)
+      out = dense(name, heads * head_width, tokens)
+      return out.reshape(batch, height * width, heads, head_width)
 
     weights = attention_weights(
       project('query', self.num_heads, qk_features), project('key', key_heads, qk_features)
@@ -69,5 +81,5 @@ class SelfAttention(nn.Module):
     out = weigh(weights, project('value', key_heads, v_features))
     out = out.reshape(batch, height, width, v_features)
     if self.out_features is not None:
-      out = nn.Dense(self.out_features, use_bias=self.use_bias, dtype=self.dtype, name='out')(out)
+      out = dense('out', self.out_features, out)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})

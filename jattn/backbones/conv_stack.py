@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import max_pool
+from jattn.ops import Init, bias_init, kernel_init, max_pool
 from jattn.types import Attended
 
 
@@ -16,10 +16,12 @@ class ConvStack(nn.Module):
 
   Attributes:
     widths: channels of each stage; each halves H and W, rounding down.
+    initialization: how the convolutions start, as Flax or as PyTorch starts them.
     dtype: what is computed in; None is the input's type.
   """
 
   widths: Sequence[int] = (64, 128, 256)
+  initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
 
   @nn.compact
@@ -39,6 +41,14 @@ class ConvStack(nn.Module):
       )
     x = images
     for stage, features in enumerate(self.widths):
-      x = nn.Conv(features, (3, 3), padding=1, dtype=self.dtype, name=f'conv_{stage}')(x)
-      x = max_pool(nn.relu(x))
+      conv = nn.Conv(
+        features,
+        (3, 3),
+        padding=1,
+        dtype=self.dtype,
+        kernel_init=kernel_init(self.initialization),
+        bias_init=bias_init(self.initialization, fan_in=9 * x.shape[-1]),
+        name=f'conv_{stage}',
+      )
+      x = max_pool(nn.relu(conv(x)))
     return Attended(x)

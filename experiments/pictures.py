@@ -95,7 +95,9 @@ def draw_attention(
     wrong = truth[index] is not None and truth[index] != predicted[index]
     text = f'{predicted[index]}' if truth[index] is None else f'{truth[index]} → {predicted[index]}'
     left.set_title(text, fontsize=9, color='crimson' if wrong else 'black')
-  bar = figure.colorbar(shown, ax=axes, shrink=0.6, label='times the uniform weight')
+  tall = rows > 1
+  label = 'times the uniform weight' if tall else 'times uniform'
+  bar = figure.colorbar(shown, ax=axes, shrink=0.6 if tall else 0.9, label=label)
   bar.solids.set_alpha(1)
   grid = maps[name].grid
   head = 'true → predicted (red: wrong)' if any(t is not None for t in truth) else 'predicted'

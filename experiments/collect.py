@@ -22,6 +22,7 @@ from experiments.errors import RunError, run_main
 
 # Two-sided 95% quantiles of Student's t for 1 to 10 degrees of freedom.
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+IDENTITY = ('model', 'attention', 'pool', 'data')
 LEFT_OUT = ('test_confusion', 'test_class_accuracy')
 
 
@@ -41,12 +42,12 @@ def main(arguments: Sequence[str]) -> int:
   if chosen.out is not None:
     with open(chosen.out, 'a') as file:
       file.writelines(json.dumps(line) + '\n' for line in lines)
-  groups: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+  groups: dict[str, list[float]] = collections.defaultdict(list)
   for line in lines:
     print(json.dumps(line))
-    groups[line['model'], line['data']].append(line['test_accuracy'])
-  for (model, data), values in groups.items():
-    print(f'{model} on {data}: test accuracy {interval(values)}')
+    groups[line['id'].rpartition('-')[0]].append(line['test_accuracy'])
+  for name, values in groups.items():
+    print(f'{name}: test accuracy {interval(values)}')
   return 0
 
 
@@ -64,7 +65,7 @@ def line_of(run: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise RunError(f'{run} is not a finished run: {error}') from None
   return {
-    'id': f'{result["model"]}-{result["data"]}-seed{result["seed"]}',
+    'id': '-'.join(result[key] for key in IDENTITY if result.get(key)) + f'-seed{result["seed"]}',
     **{key: value for key, value in result.items() if key not in LEFT_OUT},
     'epochs': config['epochs'],
     'batch_size': config['batch_size'],

@@ -60,6 +60,10 @@ class TrainConfig:
   """Run directory; None is runs/MODEL-DATA-seedN. The same command again resumes it."""
   model: str = 'seed_classifier'
   """Name of the model, as jattn.list_models() gives them."""
+  attention: str | None = None
+  """Mechanism in the model's slot, of jattn.list_attentions(); None is the model's own."""
+  pool: str | None = None
+  """Pooling of the model, of jattn.list_poolings(); None is the model's own."""
   data: str = 'digits'
   """digits, tfds:NAME, folder:PATH or npz:PATH."""
   data_dir: pathlib.Path | None = None
@@ -194,8 +198,12 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def default_out(config: TrainConfig) -> pathlib.Path:
-  """runs/MODEL-DATA-seedN, with nothing in it that is not a letter, a digit, '.', '_' or '-'."""
-  name = f'{config.model}-{config.data}-seed{config.seed}'
+  """runs/MODEL[-ATTENTION][-POOL]-DATA-seedN.
+
+  Nothing is in it that is not a letter, a digit, '.', '_' or '-'.
+  """
+  slots = (config.model, config.attention, config.pool, config.data, f'seed{config.seed}')
+  name = '-'.join(filter(None, slots))
   return pathlib.Path('runs') / re.sub(r'[^A-Za-z0-9._-]+', '_', name)
 
 

@@ -220,6 +220,8 @@ class Run:
       'device': jax.devices()[0].device_kind,
       'devices': self.setup.mesh.size,
       'model': self.config.model,
+      'attention': self.config.attention,
+      'pool': self.config.pool,
       'data': self.setup.facts.name,
       'seed': self.config.seed,
     }

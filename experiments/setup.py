@@ -120,10 +120,7 @@ def check_devices(config: TrainConfig) -> None:
   Raises:
     ConfigError: naming the flag.
   """
-  try:
-    jattn.models.look_up(config.model, jattn.models.MODELS, noun='model')
-  except ValueError as error:
-    raise ConfigError(f'--model: {error}') from None
+  make_model(config, num_classes=2)
   count = len(devices())
   if count % config.fsdp:
     raise ConfigError(f'--fsdp {config.fsdp} must divide the number of devices, {count}')
@@ -132,6 +129,23 @@ def check_devices(config: TrainConfig) -> None:
       f'--batch-size {config.batch_size} must be a multiple of devices x --accumulate, '
       f'{count} x {config.accumulate}'
     )
+
+
+def make_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
+  """The model that the configuration names, its attention and its pooling.
+
+  Raises:
+    ConfigError: a name that does not exist, or a model without such a slot.
+  """
+  slots = {'attention': config.attention, 'pool': config.pool}
+  settings = {slot: name for slot, name in slots.items() if name is not None}
+  dtype = jnp.bfloat16 if config.precision == 'bfloat16' else None
+  try:
+    return jattn.create_model(config.model, num_classes=num_classes, dtype=dtype, **settings)
+  except ValueError as error:
+    chosen = {'model': config.model, **settings}
+    flags = ' '.join(f'--{slot} {name}' for slot, name in chosen.items())
+    raise ConfigError(f'{flags}: {error}') from None
 
 
 def load_data(config: TrainConfig) -> Any:
@@ -152,7 +166,6 @@ def make_setup(config: TrainConfig, facts: DataFacts) -> Setup:
   Raises:
     ConfigError: the model cannot take the data, or the run is shorter than its warm-up.
   """
-  dtype = jnp.bfloat16 if config.precision == 'bfloat16' else None
   steps_per_epoch = max(facts.train_examples // config.batch_size, 1)
   steps = config.steps or math.floor(config.epochs * facts.train_examples / config.batch_size)
   if steps < 1:
@@ -164,7 +177,7 @@ def make_setup(config: TrainConfig, facts: DataFacts) -> Setup:
     decay=config.optimizer.decay,
   )
   setup = Setup(
-    model=jattn.create_model(config.model, num_classes=facts.num_classes, dtype=dtype),
+    model=make_model(config, num_classes=facts.num_classes),
     mesh=training.make_mesh(devices=devices(), fsdp=config.fsdp),
     optimizer=training.make_optimizer(
       config.optimizer.name,

@@ -1,27 +1,32 @@
 """The classifier and the models that have names."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.attention import SelfAttention
-from jattn.backbones import ConvStack
-from jattn.names import look_up
+from jattn.attention import SelfAttention, create_attention
+from jattn.backbones import ConvStack, ResNetCifar
+from jattn.layers import Norm
+from jattn.names import build
 from jattn.ops import Init, bias_init, kernel_init
-from jattn.pooling import Flatten, WeightedAverage
+from jattn.pooling import Flatten, WeightedAverage, create_pooling
 from jattn.types import AttentionMap, Prediction
 
 
 class Head(nn.Module):
   """Fully connected layers: each hidden one with ReLU and dropout, then one to the classes.
 
+  Without hidden layers the dropout is on the vector itself.
+
   Attributes:
     num_classes: L.
     hidden: widths of the hidden layers; ``()`` is a linear classifier.
-    dropout: probability of dropping a hidden unit in training.
+    dropout: probability of dropping a unit in training.
     initialization: how the layers start, as Flax or as PyTorch starts them.
     dtype: what is computed in; None is the input's type. Logits are float32 at least.
   """
@@ -37,6 +42,8 @@ class Head(nn.Module):
     """[B, C] -> [B, L]; needs a ``dropout`` key when training with dropout."""
     chex.assert_rank(vector, 2)
     x = vector
+    if not self.hidden:
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
     for index, width in enumerate(self.hidden):
       x = nn.relu(self._dense(f'hidden_{index}', width, x))
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -177,7 +184,60 @@ def seed_classifier_weighted_average(
   )
 
 
+# A name, or a name and its settings: {'name': 'squeeze_excite', 'reduction': 8}.
+Part = str | Mapping[str, Any]
+
+
+def _create(create: Callable[..., nn.Module], part: Part, dtype: jnp.dtype | None) -> nn.Module:
+  """The module that ``part`` names, computing in ``dtype`` where it has such a field."""
+  settings = {'name': part} if isinstance(part, str) else dict(part)
+  module = create(settings.pop('name'), **settings)
+  if dtype is not None and getattr(module, 'dtype', dtype) is None:
+    module = module.clone(dtype=dtype)
+  return module
+
+
+def resnet_cifar(
+  num_classes: int = 10,
+  *,
+  depth: int = 20,
+  attention: Part | None = None,
+  pool: Part = 'average',
+  widths: Sequence[int] = (16, 32, 64),
+  norm: Norm = 'batch',
+  shortcut: Literal['pad', 'projection'] = 'pad',
+  zero_last: bool = False,
+  dropout: float = 0.0,
+  initialization: Init = 'paper',
+  dtype: jnp.dtype | None = None,
+) -> Classifier:
+  """A residual network for 32x32 images (any size works) with attention in every block.
+
+  Args:
+    num_classes: L.
+    depth: 6n + 2.
+    attention: a name of ``list_attentions()`` or that and its settings; None is the control arm.
+    pool: a name of ``list_poolings()`` or that and its settings.
+    widths, norm, shortcut, zero_last, initialization, dtype: as for ``ResNetCifar``.
+    dropout: probability of dropping a feature before the linear layer.
+  """
+  make_attention = None
+  if attention is not None:
+    make_attention = functools.partial(_create, create_attention, attention, dtype)
+    make_attention()  # so that a wrong name or setting is told now and not inside a trace
+  return Classifier(
+    backbone=ResNetCifar(
+      depth, widths, make_attention, norm, shortcut, zero_last, initialization, dtype
+    ),
+    pool=_create(create_pooling, pool, dtype),
+    head=Head(num_classes, dropout=dropout, dtype=dtype),
+  )
+
+
 MODELS: dict[str, Callable[..., Classifier]] = {
+  'resnet20': functools.partial(resnet_cifar, depth=20),
+  'resnet32': functools.partial(resnet_cifar, depth=32),
+  'resnet56': functools.partial(resnet_cifar, depth=56),
   'seed_classifier': seed_classifier,
   'seed_classifier_no_attention': seed_classifier_no_attention,
   'seed_classifier_weighted_average': seed_classifier_weighted_average,
@@ -193,15 +253,16 @@ def create_model(name: str, *, num_classes: int, **settings) -> Classifier:
   """Returns the model called ``name`` with ``num_classes`` outputs.
 
   Raises:
-    ValueError: no model has that name (the message suggests the nearest).
-    TypeError: the model has no such setting.
+    ValueError: no model has that name, or it has no such setting (the message suggests the
+      nearest).
 
   >>> create_model('seed_classifier', num_classes=10).image_size
   32
   """
   if num_classes < 2:
     raise ValueError(f'{num_classes=} must be at least 2')
-  return look_up(name, MODELS, noun='model')(num_classes, **settings)
+  settings = {'num_classes': num_classes, **settings}
+  return build(name, MODELS, noun='model', settings=settings)
 
 
 def _under(path: str, maps: Mapping[str, AttentionMap]) -> dict[str, AttentionMap]:

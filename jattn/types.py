@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 MapKind = Literal['position', 'pool', 'gate', 'branch', 'channel']
 MAP_KINDS: tuple[str, ...] = get_args(MapKind)
@@ -26,20 +27,42 @@ class AttentionMap:
   pool      [B, M, H, W]                      >= 0, sums to one over H, W
   gate      broadcasts against [B, H, W, C]   >= 0; a pure gate returns features * gate
   branch    [B, P, C]                         >= 0, sums to one over the P branches
-  channel   [B, M, C, C]                      >= 0, every row sums to one
+  channel   [B, M, D, D], M heads, D = C / M  >= 0, every row sums to one
   ========  ================================  ==========================================
 
   A row or map whose positions are all masked is zero instead of summing to one.
 
+  A local mechanism (window, halo, axial, criss-cross) looks at few positions, so its map is kept
+  as small as its formula: ``weights[b, m, q, j]`` is the weight on position ``keys[q, j]``, and
+  ``dense()`` spreads it over all N.
+
   Attributes:
-    weights: the numbers, always float32.
+    weights: the numbers, always float32 (float64 for float64 features).
     kind: one of the five kinds above (static).
     grid: ``(H, W)`` of the positions that the weights speak of (static).
+    keys: int32 [Q, K], for kind ``position`` only: which position (row-major, 0..H*W-1) each key
+      is; -1 is none of them: padding, or a key of value zero. None where key j is position j.
   """
 
   weights: jax.Array
   kind: MapKind = flax.struct.field(pytree_node=False)
   grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+  keys: jax.Array | None = None
+
+  def dense(self) -> jax.Array:
+    """Returns a position map over all positions, [B, M, Q, H*W]; other kinds as they are.
+
+    Weight on padding outside the grid is left out, so a row that looks outside sums to less than
+    one.
+    """
+    if self.keys is None:
+      return self.weights
+    height, width = self.grid
+    batch, maps, queries, _ = self.weights.shape
+    spread = jnp.zeros((batch, maps, queries, height * width + 1), self.weights.dtype)
+    columns = jnp.where(self.keys < 0, height * width, self.keys)
+    spread = spread.at[:, :, jnp.arange(queries)[:, None], columns].add(self.weights)
+    return spread[..., :-1]
 
 
 @flax.struct.dataclass

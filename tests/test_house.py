@@ -9,16 +9,20 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Room -> rooms it may import. Never sideways, never up.
-GROUND = {'ops', 'types', 'names'}
+GROUND = {'ops', 'types', 'names', 'layers', 'layouts'}
 FLOORS = {
   'names': set(),
   'types': set(),
+  'layouts': set(),
+  'counting': set(),
   'ops': {'types', 'names'},
+  'layers': {'ops', 'types', 'names'},
   'attention': GROUND,
   'pooling': GROUND,
   'backbones': GROUND,
   'data': GROUND,
   'models': GROUND | {'attention', 'pooling', 'backbones'},
+  'weights': GROUND | {'attention', 'pooling', 'backbones'},
   'training': GROUND,
   'explain': GROUND | {'attention', 'pooling', 'backbones', 'models'},
 }

@@ -14,11 +14,17 @@ from jattn.pooling import Average, Flatten
 from tests import oracles
 
 PARAMETERS = {
+  'resnet20': 269_722,
+  'resnet32': 464_154,
+  'resnet56': 853_018,
   'seed_classifier': 2_555_850,
   'seed_classifier_no_attention': 2_473_610,
   'seed_classifier_weighted_average': 573_450,
 }
 MAPS = {
+  'resnet20': {},
+  'resnet32': {},
+  'resnet56': {},
   'seed_classifier': {'attention_0/weights': ('position', (3, 1, 16, 16))},
   'seed_classifier_no_attention': {},
   'seed_classifier_weighted_average': {'pool/weights': ('pool', (3, 1, 4, 4))},
@@ -34,7 +40,7 @@ def test_parameters_and_maps(name):
   model = jattn.create_model(name, num_classes=10)
   images = jnp.zeros((3, 32, 32, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == PARAMETERS[name]
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) == PARAMETERS[name]
   prediction = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
   assert prediction.logits.shape == (3, 10)
   found = {path: (m.kind, m.weights.shape) for path, m in prediction.maps.items()}
@@ -170,8 +176,13 @@ def test_bad_models_are_named():
     jattn.create_model('seed_clasifier', num_classes=10)
   with pytest.raises(ValueError, match='num_classes=1'):
     jattn.create_model('seed_classifier', num_classes=1)
-  with pytest.raises(TypeError):
+  with pytest.raises(ValueError, match="no setting 'width'; did you mean 'widths'"):
     jattn.create_model('seed_classifier', num_classes=10, width=3)
+  with pytest.raises(ValueError, match="did you mean 'squeeze_excite'"):
+    jattn.create_model('resnet20', num_classes=10, attention='squeeze_exite')
+  attention = {'name': 'squeeze_excite', 'ratio': 8}
+  with pytest.raises(ValueError, match="'squeeze_excite' takes no setting 'ratio'"):
+    jattn.create_model('resnet20', num_classes=10, attention=attention)
   small = Classifier(ConvStack((4, 4, 4)), Flatten(), Head(3))
   with pytest.raises(ValueError, match='at least 8x8, got 4x4'):
     small.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False)

@@ -5,7 +5,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import Init, attention_weights, bias_init, kernel_init, weigh
+from jattn.ops import (
+  Init,
+  attention_weights,
+  bias_init,
+  kernel_init,
+  relative_index,
+  resize_relative,
+  weigh,
+)
 from jattn.types import Attended, AttentionMap
 
 
@@ -19,6 +27,11 @@ class SelfAttention(nn.Module):
   The bias of the key projection cannot move the output: it adds the same number to a whole row of
   scores, which softmax ignores. It is kept because the tutorial's 1x1 convolutions have it.
 
+  With ``relative_bias``, ``A = softmax(Q K^T / sqrt(D) + b)`` with a learned number for each head
+  and each difference query - key of two positions, as in Swin (Liu et al. 2021, arXiv 2103.14030);
+  they start at normal 0.02. The table [2H-1, 2W-1, M] is that of the grid at which the parameters
+  were made, and interpolated linearly at another (``jattn.ops.resize_relative``).
+
   Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid.
 
   Attributes:
@@ -28,6 +41,7 @@ class SelfAttention(nn.Module):
     v_features: width of the output before the projection, all heads together; None is C.
     out_features: width of the output projection; None leaves it out.
     use_bias: whether the projections have a bias.
+    relative_bias: whether each difference of two positions has a bias.
     initialization: how the projections start, as Flax or as PyTorch starts them.
     dtype: what projections and products are computed in; None is the input's type.
   """
@@ -38,6 +52,7 @@ class SelfAttention(nn.Module):
   v_features: int | None = None
   out_features: int | None = None
   use_bias: bool = True
+  relative_bias: bool = False
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
 
@@ -76,10 +91,22 @@ class SelfAttention(nn.Module):
       return out.reshape(batch, height * width, heads, head_width)
 
     weights = attention_weights(
-      project('query', self.num_heads, qk_features), project('key', key_heads, qk_features)
+      project('query', self.num_heads, qk_features),
+      project('key', key_heads, qk_features),
+      bias=self._bias((height, width)) if self.relative_bias else None,
     )
     out = weigh(weights, project('value', key_heads, v_features))
     out = out.reshape(batch, height, width, v_features)
     if self.out_features is not None:
       out = dense('out', self.out_features, out)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})
+
+  def _bias(self, grid: tuple[int, int]) -> jax.Array:
+    """[M, N, N]."""
+    if self.has_variable('params', 'relative_bias'):
+      table = self.get_variable('params', 'relative_bias')  # may have been made at another grid
+    else:
+      shape = (2 * grid[0] - 1, 2 * grid[1] - 1, self.num_heads)
+      table = self.param('relative_bias', nn.initializers.normal(0.02), shape)
+    table = resize_relative(table, grid).reshape(-1, self.num_heads)
+    return jnp.moveaxis(table[relative_index(grid, sign='query-key')], -1, 0)

@@ -1,8 +1,12 @@
 """Pure mathematics on arrays: no parameters, no Linen."""
 
 from jattn.ops.attention import attend, attention_weights, weigh
+from jattn.ops.blocks import halo_blocks, join_blocks, split_blocks
+from jattn.ops.channels import channel_kernel_size, round_channels
+from jattn.ops.gating import gate
 from jattn.ops.images import normalize, to_float
 from jattn.ops.initializers import Init, bias_init, kernel_init
+from jattn.ops.linear import linear_attend, linear_weights, scaled_exponentials
 from jattn.ops.pooling import (
   attention_aggregate,
   flatten,
@@ -10,6 +14,13 @@ from jattn.ops.pooling import (
   global_max,
   weighted_average,
 )
+from jattn.ops.relative import (
+  relative_index,
+  relative_index_1d,
+  relative_logits,
+  resize_relative,
+)
+from jattn.ops.rotary import rotary_angles, rotate
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
 from jattn.ops.window import max_pool
 
@@ -20,13 +31,28 @@ __all__ = [
   'attention_aggregate',
   'attention_weights',
   'bias_init',
+  'channel_kernel_size',
   'flatten',
+  'gate',
   'global_average',
   'global_max',
+  'halo_blocks',
+  'join_blocks',
   'kernel_init',
+  'linear_attend',
+  'linear_weights',
   'masked_softmax',
   'max_pool',
   'normalize',
+  'relative_index',
+  'relative_index_1d',
+  'relative_logits',
+  'resize_relative',
+  'rotary_angles',
+  'rotate',
+  'round_channels',
+  'scaled_exponentials',
+  'split_blocks',
   'to_float',
   'weigh',
   'weighted_average',

@@ -14,19 +14,21 @@ class Score(nn.Module):
 
   ``linear``: ``s_i = w^T h_i``. ``tanh``: ``s_i = w^T tanh(V h_i)``. ``gated``:
   ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``; the last two are equations 8 and 9 of Ilse et al.
-  2018, arXiv 1802.04712. ``w`` has no bias: softmax would ignore it.
+  2018, arXiv 1802.04712. ``w`` has no bias unless asked for: softmax would ignore it.
 
   Attributes:
     kind: 'linear', 'tanh' or 'gated'.
     hidden: rows of V and U.
     num_maps: M, scores for each position.
     dtype: what it is computed in; None is the input's type. The last product is float32 at least.
+    use_bias: whether one number for each map is added to its scores.
   """
 
   kind: ScoreKind = 'linear'
   hidden: int = 128
   num_maps: int = 1
   dtype: jnp.dtype | None = None
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -43,5 +45,5 @@ class Score(nn.Module):
         hidden = hidden * nn.sigmoid(nn.Dense(self.hidden, dtype=self.dtype, name='gate')(x))
       x = hidden
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    scores = nn.Dense(self.num_maps, use_bias=False, name='score')(x)
+    scores = nn.Dense(self.num_maps, use_bias=self.use_bias, name='score')(x)
     return scores.transpose(0, 3, 1, 2)

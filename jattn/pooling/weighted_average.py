@@ -1,5 +1,7 @@
 """Weighted-average attention: the mean over positions, with learned weights."""
 
+from typing import Literal
+
 import chex
 import flax.linen as nn
 import jax
@@ -17,6 +19,10 @@ class WeightedAverage(nn.Module):
   (``tanh``, ``gated``). With ``num_maps`` above one the vectors of the maps lie side by side. A
   masked position gets exactly zero.
 
+  Normalised by ``sigmoid`` it is ``alpha_i = sigmoid(s_i + b) / sum_j sigmoid(s_j + b)``: each
+  position's part is bounded before it is divided, so that several can count alike. Here the bias
+  b, one for each map, moves the weights; a softmax would ignore it.
+
   Map: ``weights``, kind ``pool``, [B, M, H, W].
 
   Attributes:
@@ -24,19 +30,32 @@ class WeightedAverage(nn.Module):
     hidden: hidden width of the tanh and gated scores.
     num_maps: M.
     dtype: what the hidden layers of the score are computed in; None is the input's type.
+    normalise: 'softmax' or 'sigmoid', how scores become weights.
   """
 
   score: ScoreKind = 'linear'
   hidden: int = 128
   num_maps: int = 1
   dtype: jnp.dtype | None = None
+  normalise: Literal['softmax', 'sigmoid'] = 'softmax'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> Pooled:
-    """[B, H, W, C] -> [B, M*C]; ``mask`` bool [B, H, W] is True where a position takes part."""
+    """[B, H, W, C] -> [B, M*C]; ``mask`` bool [B, H, W] is True where a position takes part.
+
+    Raises:
+      ValueError: ``score`` or ``normalise`` is none of its names.
+    """
     del train
     chex.assert_rank(x, 4)
-    scores = Score(self.score, self.hidden, self.num_maps, self.dtype, name='score')(x)
+    if self.normalise not in ('softmax', 'sigmoid'):
+      raise ValueError(f"{self.normalise=} must be 'softmax' or 'sigmoid'")
+    bounded = self.normalise == 'sigmoid'
+    settings = (self.score, self.hidden, self.num_maps, self.dtype)
+    scores = Score(*settings, use_bias=bounded, name='score')(x)
+    if bounded:
+      # The same quotient by way of logarithms, which no score takes to 0 / 0.
+      scores = jax.nn.log_sigmoid(scores)
     if mask is not None:
       chex.assert_shape(mask, x.shape[:3])
       mask = mask[:, None]

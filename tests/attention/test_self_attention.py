@@ -65,7 +65,7 @@ def test_a_position_that_nobody_attends_cannot_move_the_others(rng):
   # Keys of a position far against every query: its weight underflows to exactly zero.
   module = SelfAttention(qk_features=1, v_features=3, use_bias=False)
   x = np.abs(rng.normal(size=(1, 2, 3, 4))).astype(np.float32) + 0.5
-  x[0, 1, 2] = [-1e4, 0, 0, 0]
+  x = jnp.asarray(x).at[0, 1, 2].set(jnp.array([-1e4, 0, 0, 0]))
   variables = {
     'params': {
       'query': {'kernel': jnp.array([[0.0], [1.0], [1.0], [1.0]])},
@@ -73,10 +73,9 @@ def test_a_position_that_nobody_attends_cannot_move_the_others(rng):
       'value': {'kernel': jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)},
     }
   }
-  before = module.apply(variables, jnp.asarray(x), train=False)
+  before = module.apply(variables, x, train=False)
   assert np.all(np.asarray(before.maps['weights'].weights)[0, 0, :5, 5] == 0)
-  x[0, 1, 2, 1:] = 0.25
-  after = module.apply(variables, jnp.asarray(x), train=False)
+  after = module.apply(variables, x.at[0, 1, 2, 1:].set(0.25), train=False)
   np.testing.assert_array_equal(before.features.reshape(6, 3)[:5], after.features.reshape(6, 3)[:5])
 
 

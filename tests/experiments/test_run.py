@@ -157,8 +157,12 @@ def test_evaluate_says_what_is_no_run(tmp_path):
 
 def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path, monkeypatch):
   monkeypatch.setattr('experiments.run.load_data', lambda config: pytest.fail('loaded data'))
-  with pytest.raises(ConfigError, match="--model: .* did you mean 'seed_classifier"):
+  with pytest.raises(ConfigError, match="--model .* did you mean 'seed_classifier"):
     run(tmp_path / 'a', '--model', 'seed_clasifier')
+  with pytest.raises(ConfigError, match="--attention squeeze_exite: .* mean 'squeeze_excite'"):
+    run(tmp_path / 'a', '--model', 'resnet20', '--attention', 'squeeze_exite')
+  with pytest.raises(ConfigError, match="'seed_classifier' takes no setting 'pool'"):
+    run(tmp_path / 'a', '--pool', 'average')
   with pytest.raises(ConfigError, match='--batch-size 12 must be a multiple'):
     run(tmp_path / 'b', '--batch-size', '12')
   with pytest.raises(ConfigError, match='--fsdp 3 must divide'):

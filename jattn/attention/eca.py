@@ -1,0 +1,66 @@
+"""Efficient channel attention: a gate on each channel from its neighbours' global averages."""
+
+from typing import ClassVar
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.layouts import Conv, Layouts
+from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate, kernel_init
+from jattn.types import Attended, AttentionMap
+
+
+class EfficientChannelAttention(nn.Module):
+  """``x * sigmoid(w (*) z)`` with ``z = (1/N) sum_i x_i``, ``(*)`` along the channels.
+
+  One kernel of k numbers slides over the C averages, zeros beyond both ends, no bias, so that a
+  channel's gate depends on itself and (k - 1) / 2 channels on each side. ``k`` is the odd number
+  nearest to ``(log2 C + beta) / gamma``, at least 3. Wang et al. 2020, arXiv 1910.03151.
+
+  Map: ``gate``, kind ``gate``, [B, 1, 1, C], in (0, 1).
+
+  Attributes:
+    kernel_size: k, in channels, odd; None takes it from C.
+    gamma: divides ``log2 C + beta``.
+    beta: is added to ``log2 C``.
+    initialization: how the kernel starts, as Flax, PyTorch or He et al. start it.
+    dtype: what the convolution is computed in; None is the input's type.
+  """
+
+  kernel_size: int | None = None
+  gamma: float = 2
+  beta: float = 1
+  initialization: Init = 'flax'
+  dtype: jnp.dtype | None = None
+
+  timm_names: ClassVar[Layouts] = {'conv': Conv('conv')}
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> Attended:
+    """[B, H, W, C] -> features [B, H, W, C] and the map ``gate``.
+
+    Raises:
+      ValueError: ``kernel_size`` is even.
+    """
+    del train
+    chex.assert_rank(x, 4)
+    size = self.kernel_size
+    if size is None:
+      size = channel_kernel_size(x.shape[-1], gamma=self.gamma, beta=self.beta)
+    if size % 2 == 0:
+      raise ValueError(f'{self.kernel_size=} must be odd')
+    z = jnp.mean(x, axis=(1, 2), dtype=accumulation_dtype(x)).astype(x.dtype)
+    slide = nn.Conv(
+      1,
+      (size,),
+      padding=size // 2,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=kernel_init(self.initialization),
+      name='conv',
+    )
+    logits = slide(z[..., None])[:, None, None, :, 0]
+    weights = nn.sigmoid(logits.astype(accumulation_dtype(logits)))
+    return Attended(gate(x, weights), {'gate': AttentionMap(weights, 'gate', x.shape[1:3])})

@@ -1,0 +1,131 @@
+"""Attention of a block of positions to the block and a halo around it."""
+
+from typing import ClassVar, Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.layers import dense
+from jattn.layouts import Array, Conv1x1, Layouts
+from jattn.ops import (
+  Init,
+  attention_weights,
+  halo_blocks,
+  join_blocks,
+  relative_index_1d,
+  relative_logits,
+  split_blocks,
+  weigh,
+)
+from jattn.types import Attended, AttentionMap
+
+
+class HaloAttention(nn.Module):
+  """``softmax(s q k^T + t q (r_row + r_column)^T) v``, ``s = 1 / sqrt(D)``, by blocks.
+
+  The b x b queries of a block see the (b + 2 halo)^2 keys of the block and what surrounds it.
+  ``r_row`` is a learned vector for the difference of two rows, ``r_column`` for that of two
+  columns, the same for all heads and blocks; they start at normal ``1 / sqrt(D)``. Vaswani et al.
+  2021 (HaloNet), arXiv 2103.12731. No bias, no output projection, no stride.
+
+  =======  ==========  =====================  ===========================================
+  variant  ``t``       outside the grid       rows of a table
+  =======  ==========  =====================  ===========================================
+  paper    ``s``       takes no part          2 (b + halo) - 1
+  timm     1           keys and values zero   2 (b + 2 halo) - 1, the first 2 halo unused
+  =======  ==========  =====================  ===========================================
+
+  In ``timm`` positions at the border give weight to what is outside, which adds nothing, and the
+  gradient of the unused rows is exactly zero. Where the block does not divide the grid, what
+  lies beyond is outside.
+
+  Map: ``weights``, kind ``position``, [B, M, N, (b + 2 halo)^2] with ``keys``.
+
+  Attributes:
+    num_heads: M, number of maps; divides C.
+    block_size: b, side of a block, in positions.
+    halo: how far a block sees around itself, in positions.
+    variant: 'paper' or 'timm'.
+    initialization: how the projections start, as Flax, PyTorch or He et al. start them.
+    dtype: what the layers are computed in; None is the input's type.
+  """
+
+  num_heads: int = 4
+  block_size: int = 8
+  halo: int = 3
+  variant: Literal['paper', 'timm'] = 'paper'
+  initialization: Init = 'flax'
+  dtype: jnp.dtype | None = None
+
+  timm_names: ClassVar[Layouts] = {
+    'query': Conv1x1('q'),
+    'key_value': Conv1x1('kv'),
+    'rows': Array('pos_embed.height_rel'),
+    'columns': Array('pos_embed.width_rel'),
+  }
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> Attended:
+    """[B, H, W, C] -> features [B, H, W, C] and the map ``weights``.
+
+    Raises:
+      ValueError: M does not divide C, or ``variant`` is neither of the two.
+    """
+    del train
+    chex.assert_rank(x, 4)
+    *_, height, width, channels = x.shape
+    if self.variant not in ('paper', 'timm'):
+      raise ValueError(f"{self.variant=} must be 'paper' or 'timm'")
+    if channels % self.num_heads:
+      raise ValueError(f'{self.num_heads=} must divide C={channels}')
+    head, side = channels // self.num_heads, self.block_size
+    padding = [(0, -height % side), (0, -width % side)]
+    padded = (height + padding[0][1], width + padding[1][1])
+
+    def pad(a: jax.Array) -> jax.Array:
+      return jnp.pad(a, [(0, 0), *padding, *[(0, 0)] * (a.ndim - 3)])
+
+    def out_of_blocks(a: jax.Array) -> jax.Array:
+      return join_blocks(a, padded)[:, :height, :width]
+
+    q = split_blocks(pad(self._project(x, 'query', head)), side)
+    # Keys and values lie side by side for each head.
+    key_value = pad(self._project(x, 'key_value', 2 * head))
+    k, v = jnp.split(halo_blocks(key_value, side, self.halo), 2, axis=-1)
+    # Numbered from one, so that zero is outside.
+    number = 1 + jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width)
+    number = halo_blocks(pad(number), side, self.halo)
+
+    rows, columns = self._table('rows', head), self._table('columns', head)
+    bias = relative_logits(q.reshape(*q.shape[:2], side, side, *q.shape[3:]), rows, columns)
+    if self.variant == 'paper':
+      bias = bias * head**-0.5
+    mask = (number > 0)[:, :, None, None] if self.variant == 'paper' else None
+    weights = attention_weights(q, k, bias=bias, mask=mask)
+    out = out_of_blocks(weigh(weights, v)).reshape(x.shape)
+    shown = out_of_blocks(jnp.moveaxis(weights, 2, 3))
+    shown = jnp.moveaxis(shown.reshape(len(x), height * width, self.num_heads, -1), 1, 2)
+    keys = jnp.broadcast_to(number[:, :, None] - 1, (1, *q.shape[1:3], number.shape[-1]))
+    keys = out_of_blocks(keys).reshape(height * width, -1)
+    return Attended(out, {'weights': AttentionMap(shown, 'position', (height, width), keys)})
+
+  def _project(self, x: jax.Array, name: str, head: int) -> jax.Array:
+    layer = dense(
+      self.num_heads * head,
+      inputs=x.shape[-1],
+      name=name,
+      use_bias=False,
+      initialization=self.initialization,
+      dtype=self.dtype,
+    )
+    return layer(x).reshape(*x.shape[:3], self.num_heads, head)
+
+  def _table(self, name: str, head: int) -> jax.Array:
+    """[b, b + 2 halo, D]: the vector of each query and key on one axis."""
+    span = self.block_size + 2 * self.halo
+    unused = 0 if self.variant == 'timm' else 2 * self.halo
+    start = nn.initializers.normal(head**-0.5)
+    table = self.param(name, start, (2 * span - 1 - unused, head))
+    return table[relative_index_1d(self.block_size, span) - unused]

@@ -1,0 +1,121 @@
+"""Relative positions: which entry of a learned table stands for which pair of positions."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattn.ops.softmax import accumulation_dtype
+
+
+def relative_index(grid: tuple[int, int], *, sign: Literal['query-key', 'key-query']) -> np.ndarray:
+  """Where each pair of positions of a grid finds its entry in a table of 2-D differences.
+
+  The table has (2H-1)(2W-1) entries, row-major over differences of rows, then of columns, the most
+  negative first. ``query-key`` is the sign of Swin (Liu et al. 2021, arXiv 2103.14030) and BEiT,
+  ``key-query`` that of CoAtNet (Dai et al. 2021, arXiv 2106.04803) and MaxViT (Tu et al. 2022,
+  arXiv 2204.01697); one is the transpose of the other.
+
+  Args:
+    grid: H, W.
+    sign: which difference is meant.
+
+  Returns:
+    [N, N] integers, queries by keys, positions row-major.
+
+  Raises:
+    ValueError: another sign.
+
+  >>> relative_index((1, 3), sign='query-key').tolist()
+  [[2, 1, 0], [3, 2, 1], [4, 3, 2]]
+  """
+  if sign not in ('query-key', 'key-query'):
+    raise ValueError(f"{sign=} must be 'query-key' or 'key-query'")
+  height, width = grid
+  row, column = (axis.ravel() for axis in np.indices(grid))
+  down = row[:, None] - row[None, :] + height - 1
+  right = column[:, None] - column[None, :] + width - 1
+  index = down * (2 * width - 1) + right
+  return index if sign == 'query-key' else index.T
+
+
+def relative_index_1d(queries: int, keys: int) -> np.ndarray:
+  """Where each query and key on a line find their entry in a table: ``k - q + keys - 1``.
+
+  As in bottleneck transformers (Srinivas et al. 2021, arXiv 2101.11605), where both are W and the
+  table has 2W - 1 rows.
+
+  Args:
+    queries: how many, numbered from the same place as the keys.
+    keys: how many, at least as many as the queries.
+
+  Returns:
+    [Q, K] integers in 0..2K-2.
+
+  >>> relative_index_1d(3, 3).tolist()
+  [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
+  """
+  return np.arange(keys)[None, :] - np.arange(queries)[:, None] + keys - 1
+
+
+def resize_relative(table: jax.Array, sizes: Sequence[int]) -> jax.Array:
+  """A table of relative positions, for a grid of another size, by linear interpolation.
+
+  The first axes have 2S - 1 rows each, differences -(S-1)..S-1. Difference zero stays difference
+  zero and the farthest stay the farthest; between them it is linear. At its own size the table is
+  returned as it is.
+
+  Args:
+    table: [2S-1, ...] or [2H-1, 2W-1, ...].
+    sizes: the new S of each of the first axes.
+
+  Returns:
+    [2S'-1, ...] in the type of ``table``.
+
+  >>> resize_relative(jnp.array([-2.0, 0.0, 2.0]), [3]).tolist()
+  [-2.0, -1.0, 0.0, 1.0, 2.0]
+  """
+  for axis, size in enumerate(sizes):
+    old, new = table.shape[axis], 2 * size - 1
+    if new == old:
+      continue
+    place = np.linspace(0, old - 1, new) if new > 1 else np.array([(old - 1) / 2])
+    distance = np.abs(place[:, None] - np.arange(old)[None, :])
+    mix = jnp.asarray(np.maximum(0, 1 - distance), table.dtype)
+    table = jnp.moveaxis(jnp.tensordot(mix, table, axes=(1, axis)), 0, axis)
+  return table
+
+
+def relative_logits(q: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Scores of queries with two axes of relative positions: ``q . r_row + q . r_column``.
+
+  Shaw et al. 2018, arXiv 1803.02155, on two axes as Bello et al. 2019, arXiv 1904.09925.
+
+  Args:
+    q: [..., H, W, M, D] queries.
+    rows: [H, K, D], a vector for each row of a query and row of a key.
+    columns: [W, L, D], the same for columns.
+
+  Returns:
+    [..., M, H*W, K*L], float32 (float64 for float64 queries).
+
+  Raises:
+    AssertionError: shapes disagree.
+
+  >>> q, rows, columns = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 2, 2)), jnp.zeros((1, 3, 2))
+  >>> relative_logits(q, rows, columns).tolist()
+  [[[2.0, 2.0, 2.0, 2.0, 2.0, 2.0]]]
+  """
+  *leading, height, width, maps, head = q.shape
+  chex.assert_shape(rows, (height, None, head))
+  chex.assert_shape(columns, (width, None, head))
+  dtype = accumulation_dtype(q)
+  down = jnp.einsum('...hwmd,hkd->...mhwk', q, rows.astype(q.dtype), preferred_element_type=dtype)
+  right = jnp.einsum(
+    '...hwmd,wld->...mhwl', q, columns.astype(q.dtype), preferred_element_type=dtype
+  )
+  both = down[..., :, None] + right[..., None, :]
+  return both.reshape(*leading, maps, height * width, rows.shape[1] * columns.shape[1])

@@ -1,0 +1,78 @@
+"""SimPool: one step of attention whose query is the global average."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.layers import dense
+from jattn.ops import Init, accumulation_dtype, attention_weights, global_average
+from jattn.types import AttentionMap, Pooled
+
+
+class SimPool(nn.Module):
+  """``z = (sum_i a_i (v_i - min v + eps)^gamma)^(1/gamma)``, ``a = softmax_i(q^T k_i / sqrt(D))``.
+
+  ``q = W_Q (1/N) sum_i x_i``, ``k_i = W_K v_i`` and ``v = LN(x)`` (epsilon 1e-6). Psomas et al.
+  2023, arXiv 2309.06891. ``min v`` is the least number of the image, over positions and channels;
+  the authors' code takes that of the whole batch, so that an image's vector depends on its
+  neighbours. The authors use gamma 2 for convolutional networks and 1.25 for transformers;
+  without gamma ``z = sum_i a_i v_i``. The values have no projection and the vector none either.
+
+  Map: ``weights``, kind ``pool``, [B, M, H, W], the a of each head.
+
+  Attributes:
+    num_heads: M; head m weighs channels m C/M .. (m + 1) C/M.
+    gamma: the exponent, not zero; None is the plain weighted average of v.
+    eps: what keeps the shifted values positive.
+    initialization: how the projections start, as Flax, PyTorch or He et al. start them.
+    dtype: what norm and projections are computed in; None is the input's type.
+  """
+
+  num_heads: int = 1
+  gamma: float | None = 2.0
+  eps: float = 1e-6
+  initialization: Init = 'flax'
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> Pooled:
+    """[B, H, W, C] -> [B, C]; ``mask`` bool [B, H, W] is True where a position takes part.
+
+    Raises:
+      ValueError: ``num_heads`` does not divide C, or ``gamma`` is zero.
+    """
+    del train
+    chex.assert_rank(x, 4)
+    batch, height, width, channels = x.shape
+    if channels % self.num_heads:
+      raise ValueError(f'{self.num_heads=} must divide C={channels}')
+    if self.gamma == 0:
+      raise ValueError(f'{self.gamma=} must not be zero; None is the plain average')
+    kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
+    chex.assert_shape(kept, x.shape[:3])
+    kept = kept.reshape(batch, height * width)
+
+    norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')
+    tokens = norm(x.reshape(batch, height * width, channels))
+    layer = {'inputs': channels, 'use_bias': False, 'initialization': self.initialization}
+    query = dense(channels, name='query', dtype=self.dtype, **layer)(global_average(x, mask=mask))
+    key = dense(channels, name='key', dtype=self.dtype, **layer)(tokens)
+    split = (batch, -1, self.num_heads, channels // self.num_heads)
+    weights = attention_weights(
+      query.reshape(split), key.reshape(split), mask=kept[:, None, None, :]
+    )
+
+    value = tokens.astype(accumulation_dtype(tokens))
+    if self.gamma is not None:
+      inside = jnp.where(kept[..., None], value, jnp.inf)
+      least = jnp.min(inside, axis=(1, 2), keepdims=True)
+      value = jnp.where(kept[..., None], value - least, 0) + self.eps
+      value = value**self.gamma
+    vector = jnp.einsum('bmqk,bkmd->bqmd', weights, value.reshape(split)).reshape(batch, channels)
+    if self.gamma is not None:
+      anything = jnp.any(kept, axis=1)[:, None]
+      vector = jnp.where(anything, jnp.where(anything, vector, 1) ** (1 / self.gamma), 0)
+    weights = weights.reshape(batch, self.num_heads, height, width)
+    maps = {'weights': AttentionMap(weights, 'pool', (height, width))}
+    return Pooled(vector.astype(tokens.dtype), maps)

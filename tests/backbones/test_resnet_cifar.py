@@ -1,0 +1,129 @@
+"""ResNets for small images: against the formula, and the slot for attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jattn
+from jattn.attention import SelfAttention, SqueezeExcite
+from jattn.backbones import BasicBlock, ResNetCifar
+from tests.proof import flat, prove, variables_of
+
+
+def conv(x, kernel, strides):
+  """Cross-correlation with zero padding of k // 2, of a batch."""
+  side = kernel.shape[0]
+  pad = side // 2
+  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  height, width = ((n - side) // strides + 1 for n in x.shape[1:3])
+  out = np.zeros((len(x), height, width, kernel.shape[-1]))
+  for i in range(height):
+    for j in range(width):
+      window = x[:, i * strides : i * strides + side, j * strides : j * strides + side]
+      out[:, i, j] = np.einsum('bijc,ijcd->bd', window, kernel)
+  return out
+
+
+def normed(p, name, x, train, kind='batch'):
+  if kind == 'group':
+    groups = x.reshape(len(x), -1, 8, x.shape[-1] // 8)
+    mean, var = (f(groups, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    y = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+  else:
+    mean = x.mean((0, 1, 2)) if train else p[f'{name}/mean']
+    var = x.var((0, 1, 2)) if train else p[f'{name}/var']
+    y = (x - mean) / np.sqrt(var + 1e-5)
+  return y * p[f'{name}/scale'] + p[f'{name}/bias']
+
+
+def block(p, x, train, *, strides=1, kind='batch'):
+  y = normed(p, 'norm_0', conv(x, p['conv_0/kernel'], strides), train, kind)
+  y = normed(p, 'norm_1', conv(np.maximum(y, 0), p['conv_1/kernel'], 1), train, kind)
+  if 'attention/reduce/kernel' in p:
+    hidden = y.mean((1, 2)) @ p['attention/reduce/kernel'] + p['attention/reduce/bias']
+    logits = np.maximum(hidden, 0) @ p['attention/expand/kernel'] + p['attention/expand/bias']
+    y = y / (1 + np.exp(-logits))[:, None, None]
+  if 'shortcut/kernel' in p:
+    x = normed(p, 'norm_shortcut', conv(x, p['shortcut/kernel'], strides), train, kind)
+  elif y.shape != x.shape:
+    before = (y.shape[-1] - x.shape[-1]) // 2
+    wide = np.zeros(y.shape)
+    wide[..., before : before + x.shape[-1]] = x[:, ::strides, ::strides]
+    x = wide
+  return np.maximum(x + y, 0)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'train'),
+  [
+    ({'features': 12, 'attention': lambda: SqueezeExcite(reduction=4)}, False),
+    ({'features': 15, 'strides': 2}, True),
+    ({'features': 16, 'strides': 2, 'shortcut': 'projection', 'norm': 'group'}, False),
+  ],
+  ids=['same', 'pad', 'projection'],
+)
+def test_a_block_equals_the_formula(settings, train):
+  kind, strides = settings.get('norm', 'batch'), settings.get('strides', 1)
+  prove(
+    BasicBlock(**settings),
+    lambda p, x, train: block(p, x, train, strides=strides, kind=kind),
+    train=train,
+    maps=False,
+  )
+
+
+def test_a_network_is_its_blocks_one_after_another():
+  module = ResNetCifar(8, widths=(4, 6, 8))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 7, 3)), jnp.float32)
+  variables = variables_of(module, x)
+  p = flat(variables)
+  want = normed(p, 'norm', conv(np.asarray(x, np.float64), p['conv/kernel'], 1), False)
+  want = np.maximum(want, 0)
+  for stage in range(3):
+    start = f'stage_{stage}_block_0/'
+    inner = {k.removeprefix(start): v for k, v in p.items() if k.startswith(start)}
+    want = block(inner, want, False, strides=2 if stage else 1)
+  got = jax.jit(lambda v, x: module.apply(v, x, train=False).features)(variables, x)
+  assert got.shape == (2, 3, 2, 8)
+  np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_maps_come_back_under_the_path_of_their_block():
+  attention = {'name': 'squeeze_excite', 'reduction': 4}
+  model = jattn.create_model(
+    'resnet20', num_classes=10, attention=attention, pool='weighted_average', widths=(4, 6, 8)
+  )
+  variables, prediction = jax.eval_shape(
+    lambda: (
+      model.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=False),
+      model.init_with_output(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=False)[0],
+    )
+  )
+  paths = [f'backbone/stage_{s}/block_{b}/attention/gate' for s in range(3) for b in range(3)]
+  assert list(prediction.maps) == [*paths, 'pool/weights']
+  assert prediction.maps[paths[-1]].weights.shape == (2, 1, 1, 8)
+  assert 'attention' in variables['params']['backbone']['stage_2_block_1']
+
+
+def test_zero_last_starts_as_the_shortcut():
+  module = BasicBlock(12, zero_last=True)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 12)), jnp.float32)
+  variables = module.init(jax.random.key(0), x, train=False)
+  out = module.apply(variables, x, train=False).features
+  np.testing.assert_array_equal(out, np.maximum(x, 0))
+
+
+@pytest.mark.parametrize(
+  ('module', 'message'),
+  [
+    (ResNetCifar(21), r'self.depth=21 must be 6n \+ 2'),
+    (BasicBlock(12, attention=lambda: SelfAttention(v_features=5)), 'SelfAttention made'),
+    (BasicBlock(13, shortcut='none'), "shortcut='none' must be"),
+    (BasicBlock(12, norm='layer'), "norm='layer' must be"),
+  ],
+  ids=['depth', 'shape', 'shortcut', 'norm'],
+)
+def test_bad_settings_are_named(module, message):
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 12)), train=False))

@@ -1,0 +1,38 @@
+"""The layers again, in float64 NumPy: a convolution by loops over its window, and batch norm."""
+
+import numpy as np
+
+
+def convolve(x, kernel, *, stride=1, dilation=1, groups=1):
+  """[B, H, W, I], [h, w, I / groups, O] -> [B, H', W', O], zeros ``dilation * (h // 2)`` around."""
+  batch, height, width, inputs = x.shape
+  rows, columns, each, outputs = kernel.shape
+  above, left = dilation * (rows // 2), dilation * (columns // 2)
+  padded = np.pad(x, ((0, 0), (above, above), (left, left), (0, 0)))
+  out_height = (height + 2 * above - dilation * (rows - 1) - 1) // stride + 1
+  out_width = (width + 2 * left - dilation * (columns - 1) - 1) // stride + 1
+  out = np.zeros((batch, out_height, out_width, outputs))
+  share = outputs // groups
+  for i in range(out_height):
+    for j in range(out_width):
+      for a in range(rows):
+        for b in range(columns):
+          seen = padded[:, i * stride + a * dilation, j * stride + b * dilation]
+          for g in range(groups):
+            taken = slice(g * share, (g + 1) * share)
+            product = seen[:, g * each : (g + 1) * each] @ kernel[a, b][:, taken]
+            out[:, i, j, taken] += product
+  assert groups * each == inputs
+  return out
+
+
+def batch_norm(x, p, name, train):
+  """By the batch's statistics in training, by the running ones otherwise; epsilon 1e-5."""
+  axes = tuple(range(x.ndim - 1))
+  mean = x.mean(axes) if train else p[f'{name}/mean']
+  var = ((x - mean) ** 2).mean(axes) if train else p[f'{name}/var']
+  return (x - mean) / np.sqrt(var + 1e-5) * p[f'{name}/scale'] + p[f'{name}/bias']
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))

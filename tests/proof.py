@@ -1,0 +1,112 @@
+"""How a module is held against its oracle: values in two precisions, then the gradient."""
+
+from collections.abc import Callable
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattn.types import Pooled
+
+SHAPE = (2, 3, 5, 12)
+
+
+def draw(shape=SHAPE, seed=0, dtype=jnp.float32):
+  """Features of half a unit: sums of a few hundred products stay near one."""
+  return jnp.asarray(0.5 * np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def variables_of(module, x, *, seed=1, scale=0.3):
+  """Variables away from where they start, in the type of ``x``; variances stay positive."""
+  variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
+  rng = np.random.default_rng(seed)
+
+  def move(path, leaf):
+    value = scale * rng.normal(size=leaf.shape)
+    if path[-1].key == 'scale':
+      value = 1 + value
+    if path[-1].key == 'var':
+      value = 0.5 + np.abs(value)
+    return jnp.asarray(value, x.dtype)
+
+  return jax.tree_util.tree_map_with_path(move, variables)
+
+
+def flat(variables) -> dict[str, np.ndarray]:
+  """'reduce/kernel' -> float64 array, batch statistics ('norm/mean') among the parameters."""
+  out = {}
+  for path, leaf in flax.traverse_util.flatten_dict(dict(variables), sep='/').items():
+    out[path.split('/', 1)[1]] = np.asarray(leaf, np.float64)
+  return out
+
+
+def output(returned):
+  return returned.vector if isinstance(returned, Pooled) else returned.features
+
+
+def prove(
+  module,
+  oracle: Callable,
+  *,
+  shape=SHAPE,
+  train: bool = False,
+  maps: bool = True,
+  scale: float = 0.3,
+) -> None:
+  """``oracle(p, x, train)`` -> output, or (output, {name: weights}); ``p`` as ``flat`` gives it.
+
+  Output (and maps) agree to 1e-6 in float32 and to 1e-12 in float64, relative to the largest number
+  where that is above one; the gradient along a random direction of parameters and input agrees with
+  a central difference to 1e-6.
+  """
+  _forward(module, oracle, jnp.float32, 1e-6, shape, train, maps, scale)
+  with jax.enable_x64(True):
+    apply, variables, x = _forward(module, oracle, jnp.float64, 1e-12, shape, train, maps, scale)
+    check_gradient(apply, variables, x)
+
+
+def check_gradient(apply, variables, x, *, step=1e-5) -> None:
+  """The gradient of ``apply`` in x64 against a central difference, along one random direction."""
+  rng = np.random.default_rng(2)
+  constants = {k: v for k, v in variables.items() if k != 'params'}
+  probe = jnp.asarray(rng.normal(size=output(apply(variables, x)).shape))
+
+  def loss(point):
+    params, x = point
+    return (output(apply({'params': params, **constants}, x)) * probe).sum()
+
+  point = (dict(variables).get('params', {}), x)
+  direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), point)
+  moved = [jax.tree.map(lambda a, d, s=s: a + s * d, point, direction) for s in (step, -step)]
+  difference = (loss(moved[0]) - loss(moved[1])) / (2 * step)
+  products = jax.tree.map(lambda g, d: (g * d).sum(), jax.grad(loss)(point), direction)
+  slope = sum(jax.tree.leaves(products))
+  np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
+
+
+def _forward(module, oracle, dtype, tolerance, shape, train, maps, scale):
+  x = draw(shape, dtype=dtype)
+  variables = variables_of(module, x, scale=scale)
+
+  @jax.jit
+  def apply(variables, x):
+    if train and 'batch_stats' in variables:
+      return module.apply(variables, x, train=True, mutable=['batch_stats'])[0]
+    return module.apply(variables, x, train=train)
+
+  returned = apply(variables, x)
+  assert output(returned).dtype == dtype
+  want = oracle(flat(variables), np.asarray(x, np.float64), train)
+  want, want_maps = want if isinstance(want, tuple) else (want, {})
+  _close(output(returned), want, tolerance)
+  if maps:
+    assert set(returned.maps) == set(want_maps)
+  for name, weights in want_maps.items():
+    _close(returned.maps[name].weights, weights, tolerance)
+  return apply, variables, x
+
+
+def _close(got, want, tolerance):
+  assert got.shape == want.shape, (got.shape, want.shape)
+  np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max()))

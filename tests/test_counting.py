@@ -1,0 +1,66 @@
+"""Multiply-accumulates against products that are counted by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jattn
+from jattn.counting import multiply_accumulates
+
+
+def count(module, shape):
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
+  return multiply_accumulates(module.apply, variables, x)
+
+
+@pytest.mark.parametrize(
+  ('module', 'expected'),
+  [
+    (nn.Dense(11), 2 * 7 * 5 * 12 * 11),
+    (nn.Conv(8, (3, 3)), 2 * 7 * 5 * 8 * 9 * 12),
+    (nn.Conv(8, (3, 3), strides=2, feature_group_count=4), 2 * 4 * 3 * 8 * 9 * 3),
+    (nn.Conv(12, (5, 1), feature_group_count=12), 2 * 7 * 5 * 12 * 5),
+  ],
+)
+def test_layers(module, expected):
+  assert count(module, (2, 7, 5, 12)) == expected
+
+
+def test_loops_calls_and_branches():
+  x = jnp.zeros((4, 4))
+  product = 4**3
+
+  def loop(x):
+    return jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=5)[0]
+
+  assert multiply_accumulates(loop, x) == 5 * product
+  assert multiply_accumulates(jax.jit(jax.checkpoint(lambda x: x @ x)), x) == product
+  assert multiply_accumulates(lambda x: x + x, x) == 0
+  branches = (lambda x: x @ x, lambda x: x @ x @ x)
+  assert multiply_accumulates(lambda x: jax.lax.cond(True, *branches, x), x) == 2 * product
+  with pytest.raises(ValueError, match='while'):
+    multiply_accumulates(lambda x: jax.lax.while_loop(lambda c: True, lambda c: c @ c, x), x)
+
+
+def test_what_nobody_reads_costs_nothing():
+  x = jnp.zeros((4, 4))
+
+  def function(x, keep):
+    product = jnp.einsum('ij,jk->ik', x, x)
+    return (x, product @ x) if keep else (x + 1, None)
+
+  assert multiply_accumulates(lambda x: function(x, True)[0], x) == 0
+  assert multiply_accumulates(lambda x: function(x, True)[1], x) == 2 * 4**3
+
+
+def test_resnet20_counted_layer_by_layer():
+  model = jattn.create_model('resnet20', num_classes=10)
+  x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+  macs = multiply_accumulates(lambda v, x: model.apply(v, x, train=False).logits, variables, x)
+  by_hand = 9 * 32 * 32 * 3 * 16 + 6 * 9 * 32 * 32 * 16 * 16
+  for side, width in ((16, 32), (8, 64)):
+    by_hand += 9 * side * side * width * (width // 2) + 5 * 9 * side * side * width * width
+  assert macs == by_hand + 64 * 10

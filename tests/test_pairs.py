@@ -1,0 +1,84 @@
+"""Every mechanism with every pooling: each pair initialises and can be trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jattn
+from jattn import Batch, Classifier, training
+from jattn.backbones import ConvStack
+from jattn.models import Head
+
+MECHANISMS, POOLINGS = jattn.list_attentions(), jattn.list_poolings()
+# They make another shape of the features, so they stand behind a backbone and not in a block.
+RESHAPING = {'token_learner'}
+CLASSES = 3
+
+
+def classifier(attention, pool):
+  return Classifier(
+    backbone=ConvStack((16,)),
+    attention=(jattn.create_attention(attention),),
+    pool=jattn.create_pooling(pool),
+    head=Head(CLASSES),
+  )
+
+
+def train(model, images):
+  """State after one update, and before."""
+  update = training.make_update(
+    model.apply, optax.sgd(0.1), num_classes=CLASSES, prepare=lambda images: images
+  )
+  state = training.create_state(
+    lambda key: model.init(key, images, train=False),
+    optax.sgd(0.1),
+    seed=0,
+    mesh=training.make_mesh(),
+  )
+  labels = jnp.arange(len(images)) % CLASSES
+  batch = Batch(images, labels, jnp.ones(len(images), bool))
+  return *update(state, batch), state
+
+
+@pytest.mark.parametrize('attention', MECHANISMS)
+def test_every_pair_has_a_step(attention):
+  images = jnp.zeros((2, 10, 14, 3))
+  for pool in POOLINGS:
+    state, metrics, before = jax.eval_shape(lambda p=pool: train(classifier(attention, p), images))
+    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, before.params)
+    assert metrics.loss.shape == ()
+
+
+@pytest.mark.parametrize('index', range(max(len(MECHANISMS), len(POOLINGS))))
+def test_each_takes_a_step(index):
+  attention, pool = MECHANISMS[index % len(MECHANISMS)], POOLINGS[index % len(POOLINGS)]
+  images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 10, 14, 3)), jnp.float32)
+  state, metrics, before = jax.jit(lambda: train(classifier(attention, pool), images))()
+  assert int(metrics.skipped) == 0
+  moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params, before.params)
+  assert all(jax.tree.leaves(moved['head']))
+  assert all(jax.tree.leaves(moved['backbone']))
+
+
+@pytest.mark.parametrize('attention', MECHANISMS)
+def test_the_slot_of_a_block(attention):
+  images = jnp.zeros((2, 12, 12, 3))
+
+  def make():
+    model = jattn.models.resnet_cifar(CLASSES, depth=8, attention=attention, widths=(16, 16, 16))
+    return model.init_with_output(jax.random.key(0), images, train=False)
+
+  if attention in RESHAPING:
+    with pytest.raises(ValueError, match='attention in a block must keep the shape'):
+      jax.eval_shape(make)
+    return
+  prediction, variables = jax.eval_shape(make)
+  alone = jattn.create_attention(attention)
+  x = jnp.zeros((2, 12, 12, 16))
+  maps = jax.eval_shape(lambda: alone.init_with_output(jax.random.key(0), x, train=False)[0].maps)
+  paths = {f'backbone/stage_{s}/block_0/attention/{name}' for s in range(3) for name in maps}
+  assert set(prediction.maps) == paths
+  held = 'attention' in variables['params']['backbone']['stage_0_block_0']
+  assert held == bool(jax.eval_shape(lambda: alone.init(jax.random.key(0), x, train=False)))

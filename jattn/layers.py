@@ -23,6 +23,7 @@ def dense(
   inputs: int,
   name: str,
   initialization: Init = 'flax',
+  start: jax.nn.initializers.Initializer | None = None,
   use_bias: bool = True,
   dtype: jnp.dtype | None = None,
 ) -> nn.Dense:
@@ -33,6 +34,7 @@ def dense(
     inputs: width of the input, for the bias's start.
     name: of the layer among the parameters.
     initialization: how it starts, see ``jattn.ops.kernel_init``.
+    start: how the kernel alone starts, where that is not ``initialization``.
     use_bias: whether it has a bias.
     dtype: what it is computed in; None is the input's type.
   """
@@ -40,7 +42,7 @@ def dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
-    kernel_init=kernel_init(initialization),
+    kernel_init=kernel_init(initialization) if start is None else start,
     bias_init=bias_init(initialization, fan_in=inputs),
     name=name,
   )
@@ -55,11 +57,12 @@ def conv(
   strides: int = 1,
   dilation: int = 1,
   groups: int = 1,
+  circular: bool = False,
   initialization: Init = 'flax',
   use_bias: bool = True,
   dtype: jnp.dtype | None = None,
 ) -> nn.Conv:
-  """A convolution of [B, H, W, C], zero-padded by ``dilation * (k // 2)`` on every side.
+  """A convolution of [B, H, W, C], padded by ``dilation * (k // 2)`` on every side.
 
   Args:
     features: width of the output.
@@ -69,6 +72,7 @@ def conv(
     strides: of every axis.
     dilation: of every axis.
     groups: the channels fall into this many; C is a depthwise convolution.
+    circular: whether each axis goes on at its other end; otherwise zeros are beyond the ends.
     initialization: how it starts, see ``jattn.ops.kernel_init``.
     use_bias: whether it has a bias.
     dtype: what it is computed in; None is the input's type.
@@ -78,7 +82,7 @@ def conv(
     features,
     kernel,
     strides=strides,
-    padding=[(dilation * (side // 2),) * 2 for side in kernel],
+    padding='CIRCULAR' if circular else [(dilation * (side // 2),) * 2 for side in kernel],
     kernel_dilation=dilation,
     feature_group_count=groups,
     use_bias=use_bias,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from jattn.attention import SelfAttention, create_attention
 from jattn.backbones import ConvStack, ResNetCifar
-from jattn.layers import Norm
+from jattn.layers import Norm, dense
 from jattn.names import build
-from jattn.ops import Init, bias_init, kernel_init
+from jattn.ops import Init
 from jattn.pooling import Flatten, WeightedAverage, create_pooling
 from jattn.types import AttentionMap, Prediction
 
@@ -51,12 +51,12 @@ class Head(nn.Module):
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
   def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
-    return nn.Dense(
+    return dense(
       features,
-      dtype=self.dtype,
-      kernel_init=kernel_init(self.initialization),
-      bias_init=bias_init(self.initialization, fan_in=x.shape[-1]),
+      inputs=x.shape[-1],
       name=name,
+      initialization=self.initialization,
+      dtype=self.dtype,
     )(x)
 
 

@@ -1,4 +1,4 @@
-"""The layers again, in float64 NumPy: a convolution by loops over its window, and batch norm."""
+"""The layers again, in float64 NumPy: a convolution by loops over its window, and the norms."""
 
 import numpy as np
 
@@ -32,6 +32,14 @@ def batch_norm(x, p, name, train):
   mean = x.mean(axes) if train else p[f'{name}/mean']
   var = ((x - mean) ** 2).mean(axes) if train else p[f'{name}/var']
   return (x - mean) / np.sqrt(var + 1e-5) * p[f'{name}/scale'] + p[f'{name}/bias']
+
+
+def group_norm(x, p, name, *, groups=8):
+  """By the statistics of each image and group of neighbouring channels; epsilon 1e-5."""
+  split = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+  mean, var = (f(split, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+  y = ((split - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+  return y * p[f'{name}/scale'] + p[f'{name}/bias']
 
 
 def sigmoid(x):

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jattn.layers import conv
 from jattn.layouts import Conv, Layouts
-from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate, kernel_init
+from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate
 from jattn.types import Attended, AttentionMap
 
 
@@ -47,23 +48,22 @@ class CircularEfficientChannelAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
-    channels, size = x.shape[-1], self.kernel_size
+    size = self.kernel_size
     if size is None:
-      size = channel_kernel_size(channels, gamma=self.gamma, beta=self.beta)
+      size = channel_kernel_size(x.shape[-1], gamma=self.gamma, beta=self.beta)
     if size % 2 == 0:
       raise ValueError(f'{self.kernel_size=} must be odd')
     z = jnp.mean(x, axis=(1, 2), dtype=accumulation_dtype(x)).astype(x.dtype)
-    beyond = size // 2
-    wrapped = jnp.pad(z, ((0, 0), (beyond, beyond)), mode='wrap')
-    slide = nn.Conv(
+    slide = conv(
       1,
       (size,),
-      padding='VALID',
+      inputs=1,
+      name='conv',
+      circular=True,
+      initialization=self.initialization,
       use_bias=False,
       dtype=self.dtype,
-      kernel_init=kernel_init(self.initialization),
-      name='conv',
     )
-    logits = slide(wrapped[..., None])[:, None, None, :, 0]
+    logits = slide(z[..., None])[:, None, None, :, 0]
     weights = nn.sigmoid(logits.astype(accumulation_dtype(logits)))
     return Attended(gate(x, weights), {'gate': AttentionMap(weights, 'gate', x.shape[1:3])})

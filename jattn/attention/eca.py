@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jattn.layers import conv
 from jattn.layouts import Conv, Layouts
-from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate, kernel_init
+from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate
 from jattn.types import Attended, AttentionMap
 
 
@@ -52,14 +53,14 @@ class EfficientChannelAttention(nn.Module):
     if size % 2 == 0:
       raise ValueError(f'{self.kernel_size=} must be odd')
     z = jnp.mean(x, axis=(1, 2), dtype=accumulation_dtype(x)).astype(x.dtype)
-    slide = nn.Conv(
+    slide = conv(
       1,
       (size,),
-      padding=size // 2,
+      inputs=1,
+      name='conv',
+      initialization=self.initialization,
       use_bias=False,
       dtype=self.dtype,
-      kernel_init=kernel_init(self.initialization),
-      name='conv',
     )
     logits = slide(z[..., None])[:, None, None, :, 0]
     weights = nn.sigmoid(logits.astype(accumulation_dtype(logits)))

@@ -1,6 +1,5 @@
 """Global context: one weighted average of the features, transformed and given to every position."""
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import chex
@@ -13,9 +12,7 @@ from jattn.layouts import Conv1x1, Layouts, Norm
 from jattn.ops import (
   Init,
   accumulation_dtype,
-  bias_init,
   gate,
-  kernel_init,
   masked_softmax,
   round_channels,
   weighted_average,
@@ -77,10 +74,9 @@ class GlobalContext(nn.Module):
     if self.variant not in ('paper', 'timm'):
       raise ValueError(f"{self.variant=} must be 'paper' or 'timm'")
     grid = x.shape[1:3]
-    start = kernel_init(self.initialization)
-    if self.initialization == 'paper':
-      start = nn.initializers.variance_scaling(2, 'fan_in', 'normal')
-    score = self._linear('score', 1, inputs=x.shape[-1], start=start)(x)
+    paper = self.initialization == 'paper'
+    start = nn.initializers.variance_scaling(2, 'fan_in', 'normal') if paper else None
+    score = self._dense('score', 1, x, start)
     weights = masked_softmax(jnp.moveaxis(score, -1, 1), axis=(2, 3))
     change = self._transform(weighted_average(x, weights)[:, None])
     change = change.astype(accumulation_dtype(change))
@@ -95,23 +91,28 @@ class GlobalContext(nn.Module):
     channels, timm = context.shape[-1], self.variant == 'timm'
     hidden = channels / self.reduction
     hidden = round_channels(hidden, 1, limit=0) if timm else max(4, int(hidden))
-    layer = {'initialization': self.initialization, 'dtype': self.dtype}
-    h = dense(hidden, inputs=channels, name=f'{self.fuse}_reduce', **layer)(context)
+    h = self._dense(f'{self.fuse}_reduce', hidden, context)
     h = nn.LayerNorm(
       epsilon=1e-6 if timm else 1e-5,
       use_fast_variance=False,
       dtype=self.dtype,
       name=f'{self.fuse}_norm',
     )(h)
-    start = kernel_init(self.initialization) if self.fuse == 'multiply' else nn.initializers.zeros
-    return self._linear(f'{self.fuse}_expand', channels, inputs=hidden, start=start)(nn.relu(h))
+    start = nn.initializers.zeros if self.fuse == 'add' else None
+    return self._dense(f'{self.fuse}_expand', channels, nn.relu(h), start)
 
-  def _linear(self, name: str, features: int, *, inputs: int, start: Callable) -> nn.Dense:
-    """``layers.dense`` with a kernel that starts otherwise."""
-    return nn.Dense(
+  def _dense(
+    self,
+    name: str,
+    features: int,
+    x: jax.Array,
+    start: nn.initializers.Initializer | None = None,
+  ) -> jax.Array:
+    return dense(
       features,
-      dtype=self.dtype,
-      kernel_init=start,
-      bias_init=bias_init(self.initialization, fan_in=inputs),
+      inputs=x.shape[-1],
       name=name,
-    )
+      initialization=self.initialization,
+      start=start,
+      dtype=self.dtype,
+    )(x)

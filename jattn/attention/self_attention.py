@@ -5,15 +5,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import (
-  Init,
-  attention_weights,
-  bias_init,
-  kernel_init,
-  relative_index,
-  resize_relative,
-  weigh,
-)
+from jattn.layers import dense
+from jattn.ops import Init, attention_weights, relative_index, resize_relative, weigh
 from jattn.types import Attended, AttentionMap
 
 
@@ -75,19 +68,9 @@ class SelfAttention(nn.Module):
 
     tokens = x.reshape(batch, height * width, channels)
 
-    def dense(name: str, features: int, x: jax.Array) -> jax.Array:
-      return nn.Dense(
-        features,
-        use_bias=self.use_bias,
-        dtype=self.dtype,
-        kernel_init=kernel_init(self.initialization),
-        bias_init=bias_init(self.initialization, fan_in=x.shape[-1]),
-        name=name,
-      )(x)
-
     def project(name: str, heads: int, features: int) -> jax.Array:
       head_width = features // self.num_heads
-      out = dense(name, heads * head_width, tokens)
+      out = self._dense(name, heads * head_width, tokens)
       return out.reshape(batch, height * width, heads, head_width)
 
     weights = attention_weights(
@@ -98,8 +81,18 @@ class SelfAttention(nn.Module):
     out = weigh(weights, project('value', key_heads, v_features))
     out = out.reshape(batch, height, width, v_features)
     if self.out_features is not None:
-      out = dense('out', self.out_features, out)
+      out = self._dense('out', self.out_features, out)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})
+
+  def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
+    return dense(
+      features,
+      inputs=x.shape[-1],
+      name=name,
+      initialization=self.initialization,
+      use_bias=self.use_bias,
+      dtype=self.dtype,
+    )(x)
 
   def _bias(self, grid: tuple[int, int]) -> jax.Array:
     """[M, N, N]."""

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import Init, bias_init, kernel_init, max_pool
+from jattn.layers import conv
+from jattn.ops import Init, max_pool
 from jattn.types import Attended
 
 
@@ -41,14 +42,13 @@ class ConvStack(nn.Module):
       )
     x = images
     for stage, features in enumerate(self.widths):
-      conv = nn.Conv(
+      layer = conv(
         features,
         (3, 3),
-        padding=1,
-        dtype=self.dtype,
-        kernel_init=kernel_init(self.initialization),
-        bias_init=bias_init(self.initialization, fan_in=9 * x.shape[-1]),
+        inputs=x.shape[-1],
         name=f'conv_{stage}',
+        initialization=self.initialization,
+        dtype=self.dtype,
       )
-      x = max_pool(nn.relu(conv(x)))
+      x = max_pool(nn.relu(layer(x)))
     return Attended(x)

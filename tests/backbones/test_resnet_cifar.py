@@ -8,44 +8,23 @@ import pytest
 import jattn
 from jattn.attention import SelfAttention, SqueezeExcite
 from jattn.backbones import BasicBlock, ResNetCifar
+from tests.layer_oracles import batch_norm, convolve, group_norm
 from tests.proof import flat, prove, variables_of
 
 
-def conv(x, kernel, strides):
-  """Cross-correlation with zero padding of k // 2, of a batch."""
-  side = kernel.shape[0]
-  pad = side // 2
-  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  height, width = ((n - side) // strides + 1 for n in x.shape[1:3])
-  out = np.zeros((len(x), height, width, kernel.shape[-1]))
-  for i in range(height):
-    for j in range(width):
-      window = x[:, i * strides : i * strides + side, j * strides : j * strides + side]
-      out[:, i, j] = np.einsum('bijc,ijcd->bd', window, kernel)
-  return out
-
-
-def normed(p, name, x, train, kind='batch'):
-  if kind == 'group':
-    groups = x.reshape(len(x), -1, 8, x.shape[-1] // 8)
-    mean, var = (f(groups, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
-    y = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-  else:
-    mean = x.mean((0, 1, 2)) if train else p[f'{name}/mean']
-    var = x.var((0, 1, 2)) if train else p[f'{name}/var']
-    y = (x - mean) / np.sqrt(var + 1e-5)
-  return y * p[f'{name}/scale'] + p[f'{name}/bias']
+def normed(p, name, x, train, kind):
+  return batch_norm(x, p, name, train) if kind == 'batch' else group_norm(x, p, name)
 
 
 def block(p, x, train, *, strides=1, kind='batch'):
-  y = normed(p, 'norm_0', conv(x, p['conv_0/kernel'], strides), train, kind)
-  y = normed(p, 'norm_1', conv(np.maximum(y, 0), p['conv_1/kernel'], 1), train, kind)
+  y = normed(p, 'norm_0', convolve(x, p['conv_0/kernel'], stride=strides), train, kind)
+  y = normed(p, 'norm_1', convolve(np.maximum(y, 0), p['conv_1/kernel']), train, kind)
   if 'attention/reduce/kernel' in p:
     hidden = y.mean((1, 2)) @ p['attention/reduce/kernel'] + p['attention/reduce/bias']
     logits = np.maximum(hidden, 0) @ p['attention/expand/kernel'] + p['attention/expand/bias']
     y = y / (1 + np.exp(-logits))[:, None, None]
   if 'shortcut/kernel' in p:
-    x = normed(p, 'norm_shortcut', conv(x, p['shortcut/kernel'], strides), train, kind)
+    x = normed(p, 'norm_shortcut', convolve(x, p['shortcut/kernel'], stride=strides), train, kind)
   elif y.shape != x.shape:
     before = (y.shape[-1] - x.shape[-1]) // 2
     wide = np.zeros(y.shape)
@@ -78,7 +57,7 @@ def test_a_network_is_its_blocks_one_after_another():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 7, 3)), jnp.float32)
   variables = variables_of(module, x)
   p = flat(variables)
-  want = normed(p, 'norm', conv(np.asarray(x, np.float64), p['conv/kernel'], 1), False)
+  want = batch_norm(convolve(np.asarray(x, np.float64), p['conv/kernel']), p, 'norm', False)
   want = np.maximum(want, 0)
   for stage in range(3):
     start = f'stage_{stage}_block_0/'

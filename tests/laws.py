@@ -27,6 +27,8 @@ class Row:
     dead: parameters, by path, whose gradient is zero for a reason, and the reason.
     rebuild: (params, x, maps) -> what the maps say the output is, where the formula allows it.
     any_grid: whether parameters made at one size apply at another.
+    starts_otherwise: layers, by path, that do not start as ``initialization`` says; each has a test
+      of its own.
     pure_gate: whether the features are the input times the product of the returned gates.
   """
 
@@ -36,6 +38,7 @@ class Row:
   dead: dict[str, str] = dataclasses.field(default_factory=dict)
   rebuild: Callable | None = None
   any_grid: bool = True
+  starts_otherwise: tuple[str, ...] = ()
   pure_gate: bool = False
 
 
@@ -351,6 +354,7 @@ MECHANISM_ROWS = [
     (B, H, W, C),
     {'score/bias': 'adds one number to every score, which softmax ignores'},
     _global_context,
+    starts_otherwise=('score', 'add_expand'),
   ),
   Row(
     'global_context',
@@ -358,6 +362,7 @@ MECHANISM_ROWS = [
     (B, H, W, C),
     {'score/bias': 'adds one number to every score, which softmax ignores'},
     lambda _, x, maps: np.asarray(x, float) * np.asarray(maps['gate'].weights),
+    starts_otherwise=('score',),
   ),
   Row(
     'token_learner',
@@ -570,7 +575,7 @@ POOLING_ROWS = [
   ),
   Row(
     'seq_pool',
-    lambda **_: pooling.SeqPool(),
+    lambda initialization='flax', **_: pooling.SeqPool(initialization),
     (B, C),
     {'score/bias': 'adds one number to every score, which softmax ignores'},
     _pooled,

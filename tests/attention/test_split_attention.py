@@ -46,7 +46,8 @@ def oracle(module):
 )
 def test_equals_the_formula(settings, train):
   module = SplitAttention(**settings)
-  prove(module, oracle(module), train=train)
+  # Batch norm over as few as two pooled vectors would magnify their rounding.
+  prove(module, oracle(module), train=train, shape=(6, 3, 5, 12))
 
 
 @pytest.mark.parametrize(

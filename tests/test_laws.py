@@ -172,9 +172,9 @@ STARTING_ROWS = [r for r in ROWS if hasattr(r.make(), 'initialization')]
 
 @pytest.mark.parametrize('row', STARTING_ROWS, ids=lambda row: row.name)
 def test_11_every_layer_starts_as_initialization_says(row):
-  """Every number is possible, and their spread is what one draw in five thousand would not miss."""
+  """Every number is possible, and their spread likely: the key is one for which all of them are."""
   modules = [row.make(initialization=start) for start in STARTS]
-  made = jax.jit(lambda: [m.init(jax.random.key(3), draw(), train=False) for m in modules])()
+  made = jax.jit(lambda: [m.init(jax.random.key(5), draw(), train=False) for m in modules])()
   for start, variables in zip(STARTS, made, strict=True):
     for path, layer in _layers(variables.get('params', {})):
       if path not in row.starts_otherwise:
@@ -198,7 +198,7 @@ def check_start(leaf, start, kernel, *, bias=False):
   if start == 'torch':
     largest, bound = np.abs(leaf).max(initial=0), fan_in**-0.5
     assert largest <= bound * (1 + 1e-6)
-    assert largest >= bound * 2e-4 ** (1 / max(1, leaf.size)) or not leaf.size
+    assert largest >= bound * 1e-2 ** (1 / max(1, leaf.size)) or not leaf.size
   elif bias:
     assert not leaf.any()
   else:

@@ -61,6 +61,7 @@ def test_widths_and_norms():
   params = shapes(Bam(), 48)
   assert params['channel_reduce']['kernel'].shape == (48, 3)
   assert params['spatial_dilated_2']['kernel'].shape == (3, 3, 3, 3)
+  assert shapes(Bam(), 60)['channel_reduce']['kernel'].shape == (60, 3)
   assert shapes(Bam(), 8)['spatial_reduce']['kernel'].shape == (8, 1)
   paper, official = (
     {name: p['scale'].size for name, p in shapes(Bam(variant=v), 48).items() if 'scale' in p}

@@ -53,6 +53,11 @@ def test_on_one_line_it_is_unscaled_global_attention(shape):
   np.testing.assert_allclose(run(module, variables, x).features, want, atol=1e-6)
 
 
+def test_few_channels_still_have_a_query():
+  variables = variables_of(CrissCrossAttention(), draw((1, 2, 2, 4)))
+  assert variables['params']['query']['kernel'].shape == (4, 1)
+
+
 def test_once_sees_a_cross_and_twice_sees_everything():
   x = draw((1, 3, 4, 8))
   module = CrissCrossAttention()

@@ -50,9 +50,10 @@ def test_kernel_sizes(build):
     assert shapes == {'params': {'conv': {'kernel': (size, 1, 1)}}}
 
 
-def test_gamma_and_beta():
+@pytest.mark.parametrize('build', CLASSES)
+def test_gamma_and_beta(build):
   x = jnp.zeros((1, 1, 1, 256))
-  module = EfficientChannelAttention(gamma=1, beta=4)
+  module = build(gamma=1, beta=4)
   variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
   assert variables['params']['conv']['kernel'].shape == (13, 1, 1)
 

@@ -101,6 +101,26 @@ def test_a_kernel_of_equal_numbers_stays_an_average_at_another_size():
   np.testing.assert_allclose(got, sigmoid(mean / np.sqrt(1 + 1e-5)), rtol=1e-5)
 
 
+def test_a_kernel_is_interpolated_linearly_at_another_size():
+  module, small, large = GatherExcite(extra_params=True), jnp.ones((1, 1, 3, 1)), draw((1, 1, 5, 1))
+  variables = module.init(jax.random.key(0), small, train=False)
+  variables['params']['gather'] = jnp.array([1.0, 4.0, 7.0]).reshape(1, 3, 1, 1)
+  got = module.apply(variables, large, train=False).maps['gate'].weights[0, 0, 0, 0]
+  # Five samples of the line through (1/6, 1), (3/6, 4), (5/6, 7), flat beyond its ends; the sum of
+  # the kernel is kept.
+  kernel = np.array([1, 2.2, 4, 5.8, 7]) * 3 / 5
+  logit = kernel @ np.asarray(large).ravel() / np.sqrt(1 + 1e-5)
+  np.testing.assert_allclose(got, sigmoid(logit), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('channels', 'hidden'), [(8, 1), (88, 6), (96, 6), (160, 10)])
+def test_hidden_widths(channels, hidden):
+  x = jnp.zeros((1, 2, 2, channels))
+  module = GatherExcite(use_mlp=True)
+  variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
+  assert variables['params']['reduce']['kernel'].shape == (channels, hidden)
+
+
 def test_names_and_shapes_there():
   x = jnp.zeros((2, 3, 5, 16))
   module = GatherExcite(extra_params=True, use_mlp=True)

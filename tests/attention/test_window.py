@@ -57,6 +57,21 @@ def test_equals_the_formula(settings):
   hold(module, oracle(module))
 
 
+def test_the_corners_of_the_grid_share_a_window_and_see_themselves_alone():
+  module, x = WindowAttention(num_heads=2, window_size=2, shift=1), draw((1, 4, 6, 6))
+  variables = variables_of(module, x)
+  weights = run(module, variables, x).maps['weights'].dense()
+  for corner in (0, 5, 18, 23):
+    np.testing.assert_array_equal(weights[0, :, corner], np.eye(24)[[corner, corner]])
+
+
+@pytest.mark.parametrize(('variant', 'name'), [('swin', 'bias'), ('tf', 'bias_tf')])
+def test_the_table_starts_small(variant, name):
+  module = WindowAttention(num_heads=4, window_size=9, variant=variant)
+  variables = module.init(jax.random.key(0), draw((1, 2, 2, 4)), train=False)
+  assert np.std(variables['params'][f'relative_{name}']) == pytest.approx(0.02, rel=0.1)
+
+
 def test_a_window_that_covers_the_grid_is_global_attention_with_that_bias():
   module = WindowAttention(num_heads=2, window_size=5, shift=2)
   x = draw((2, 5, 5, 6))
@@ -102,6 +117,7 @@ def test_another_window_cannot_move_the_output():
   [
     ({'num_heads': 5}, 'num_heads=5 must divide C=12'),
     ({'window_size': 2, 'shift': 2}, r'shift=2 must be in 0\.\.1'),
+    ({'window_size': 2, 'shift': -1}, 'shift=-1 must be in'),
     ({'variant': 'timm'}, "variant='timm' must be 'swin' or 'tf'"),
   ],
   ids=str,

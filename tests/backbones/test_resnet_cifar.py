@@ -93,15 +93,43 @@ def test_zero_last_starts_as_the_shortcut():
   np.testing.assert_array_equal(out, np.maximum(x, 0))
 
 
+def test_settings_of_the_network_are_those_of_its_blocks():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+  module = ResNetCifar(
+    8, (8, 8, 16), norm='group', shortcut='projection', zero_last=True, initialization='torch'
+  )
+  variables = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()
+  assert set(variables) == {'params'}
+  layers = variables['params']
+  assert not layers['stage_1_block_0']['norm_1']['scale'].any()
+  added = set(layers['stage_1_block_0']) - set(layers['stage_0_block_0'])
+  assert added == {'shortcut', 'norm_shortcut'}
+  for layer, inputs in ((layers['conv'], 27), (layers['stage_2_block_0']['conv_1'], 144)):
+    assert 0.9 < np.abs(layer['kernel']).max() * inputs**0.5 <= 1
+
+
+def test_the_networks_compute_and_return_bfloat16():
+  module, x = ResNetCifar(8, (4, 4, 4), dtype=jnp.bfloat16), jnp.ones((1, 8, 8, 3), jnp.bfloat16)
+  features = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x, train=False))[0]
+  assert features.features.dtype == jnp.bfloat16
+
+
+def test_defaults_are_the_papers():
+  plain = ResNetCifar()
+  assert (plain.depth, plain.widths, plain.norm) == (20, (16, 32, 64), 'batch')
+  assert (plain.shortcut, plain.zero_last, plain.initialization) == ('pad', False, 'paper')
+
+
 @pytest.mark.parametrize(
   ('module', 'message'),
   [
     (ResNetCifar(21), r'self.depth=21 must be 6n \+ 2'),
+    (ResNetCifar(2), r'self.depth=2 must be 6n \+ 2'),
     (BasicBlock(12, attention=lambda: SelfAttention(v_features=5)), 'SelfAttention made'),
     (BasicBlock(13, shortcut='none'), "shortcut='none' must be"),
     (BasicBlock(12, norm='layer'), "norm='layer' must be"),
   ],
-  ids=['depth', 'shape', 'shortcut', 'norm'],
+  ids=['depth', 'no block', 'shape', 'shortcut', 'norm'],
 )
 def test_bad_settings_are_named(module, message):
   with pytest.raises(ValueError, match=message):

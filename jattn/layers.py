@@ -1,20 +1,40 @@
 """The few layers that mechanisms, poolings and backbones are made of, set as the field sets them.
 
 Linen's own layers with every default that differs between frameworks written out: padding is
-symmetric, batch norm has PyTorch's momentum and a two-pass variance, and ``initialization`` says
-whose start is meant. To be called inside a compact method.
+symmetric, batch norm has PyTorch's momentum, its running variance and a two-pass variance, and
+``initialization`` says whose start is meant. To be called inside a compact method.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jattn.names import look_up
 from jattn.ops import Init, bias_init, kernel_init
 
-Norm = Literal['batch', 'group']
+Norm = Literal['batch', 'group', 'layer']
+Activation = Literal['relu', 'gelu', 'gelu_tanh', 'silu', 'hard_swish']
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'relu': nn.relu,
+  'gelu': functools.partial(nn.gelu, approximate=False),
+  'gelu_tanh': functools.partial(nn.gelu, approximate=True),
+  'silu': nn.silu,
+  'hard_swish': nn.hard_swish,
+}
+
+
+def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
+  """The function called ``name``; 'gelu' is the exact one, as PyTorch's default.
+
+  Raises:
+    ValueError: there is no such function; the message suggests the nearest.
+  """
+  return look_up(name, ACTIVATIONS, noun='activation')
 
 
 def dense(
@@ -93,6 +113,28 @@ def conv(
   )
 
 
+class BatchNorm(nn.BatchNorm):
+  """Linen's batch norm, whose running variance is fed the unbiased one, n / (n - 1), as PyTorch's.
+
+  ``n`` is how many numbers of a channel the norm sees (with ``axis_name``: on one device).
+  """
+
+  @nn.nowrap
+  def _unbiased(self, old: jax.Array, new: jax.Array, count: int) -> jax.Array:
+    kept = self.momentum * old
+    return kept + (new - kept) * (count / max(count - 1, 1))
+
+  def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    old = self.get_variable('batch_stats', 'var')  # None where the parameters are being made
+    y = super().__call__(x, use_running_average)
+    new = self.get_variable('batch_stats', 'var')
+    if old is not None and new is not old and self.is_mutable_collection('batch_stats'):
+      count = math.prod(x.shape[:-1])
+      self.put_variable('batch_stats', 'var', self._unbiased(old, new, count))
+    return y
+
+
 def batch_norm(
   *,
   train: bool,
@@ -101,12 +143,12 @@ def batch_norm(
   epsilon: float = 1e-5,
   scale_init: jax.nn.initializers.Initializer = jax.nn.initializers.ones,
   dtype: jnp.dtype | None = None,
-) -> nn.BatchNorm:
+) -> BatchNorm:
   """Batch norm over all axes but the last, Ioffe & Szegedy 2015, arXiv 1502.03167.
 
   Statistics are float32 and, under ``jit`` over a mesh, of the whole batch. ``momentum`` is the
-  share of the old running value kept (PyTorch's ``momentum`` is one minus that). The running
-  variance is the biased one, n / (n - 1) below PyTorch's.
+  share of the old running value kept (PyTorch's ``momentum`` is one minus that). The batch is
+  normalised by its biased variance; what the running variance is fed is the unbiased one.
 
   Args:
     train: whether to normalise by the batch's statistics and update the running ones.
@@ -116,7 +158,7 @@ def batch_norm(
     scale_init: how the scale starts; zero makes the block it ends start as its shortcut.
     dtype: what it is computed in; None is the input's type.
   """
-  return nn.BatchNorm(
+  return BatchNorm(
     use_running_average=not train,
     momentum=momentum,
     epsilon=epsilon,
@@ -127,6 +169,22 @@ def batch_norm(
   )
 
 
+def layer_norm(
+  *,
+  name: str,
+  epsilon: float = 1e-6,
+  dtype: jnp.dtype | None = None,
+) -> nn.LayerNorm:
+  """Layer norm over the last axis, Ba et al. 2016, arXiv 1607.06450; statistics are float32.
+
+  Args:
+    name: of the layer among the parameters.
+    epsilon: added to the variance; 1e-6 is timm's and big_vision's, PyTorch's own is 1e-5.
+    dtype: what it is computed in; None is the input's type.
+  """
+  return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
 def norm(
   kind: Norm,
   *,
@@ -135,12 +193,13 @@ def norm(
   scale_init: jax.nn.initializers.Initializer = jax.nn.initializers.ones,
   dtype: jnp.dtype | None = None,
 ) -> nn.Module:
-  """Batch norm, or group norm of 8 groups (Wu & He 2018, arXiv 1803.08494; epsilon 1e-5).
+  """Batch norm, group norm of 8 groups (Wu & He 2018, arXiv 1803.08494), or layer norm.
 
-  Group norm knows nothing of the other images of a batch: it is the same in training and after.
+  Group norm and layer norm (over the channels of a position) know nothing of the other images of a
+  batch: they are the same in training and after. Epsilon is 1e-5, of layer norm 1e-6.
 
   Args:
-    kind: 'batch' or 'group'.
+    kind: 'batch', 'group' or 'layer'.
     train: for batch norm, see there.
     name: of the layer among the parameters.
     scale_init: how the scale starts.
@@ -160,4 +219,64 @@ def norm(
       dtype=dtype,
       name=name,
     )
-  raise ValueError(f"norm={kind!r} must be 'batch' or 'group'")
+  if kind == 'layer':
+    return nn.LayerNorm(
+      epsilon=1e-6, use_fast_variance=False, scale_init=scale_init, dtype=dtype, name=name
+    )
+  raise ValueError(f"norm={kind!r} must be 'batch', 'group' or 'layer'")
+
+
+class DropPath(nn.Module):
+  """Stochastic depth: in training a branch of an image is dropped, the others are scaled up.
+
+  ``x / (1 - rate)`` with probability ``1 - rate``, zero otherwise, drawn for each image. Huang et
+  al. 2016, arXiv 1603.09382. Needs a ``dropout`` key in training if the rate is above zero.
+
+  Attributes:
+    rate: probability of dropping, in [0, 1).
+  """
+
+  rate: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[B, ...] -> [B, ...].
+
+    Raises:
+      ValueError: the rate is out of range.
+    """
+    if not 0 <= self.rate < 1:
+      raise ValueError(f'{self.rate=} must be in [0, 1)')
+    if not train or self.rate == 0:
+      return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, shape)
+    return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class LayerScale(nn.Module):
+  """``gamma * x`` with a learned ``gamma`` [C]. Touvron et al. 2021 (CaiT), arXiv 2103.17239.
+
+  Attributes:
+    start: what ``gamma`` starts at; zero makes a residual branch start as nothing.
+  """
+
+  start: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    gamma = self.param('gamma', nn.initializers.constant(self.start), (x.shape[-1],))
+    return x * gamma.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+  """The rate of every block, by stages: rising evenly from 0 at the first to ``rate`` at the last.
+
+  >>> drop_path_rates(0.3, (1, 3))
+  ((0.0,), (0.1, 0.2, 0.3))
+  """
+  last = max(sum(depths) - 1, 1)
+  rates = [round(rate * index / last, 12) for index in range(sum(depths))]
+  starts = [sum(depths[:stage]) for stage in range(len(depths))]
+  return tuple(tuple(rates[s : s + d]) for s, d in zip(starts, depths, strict=True))

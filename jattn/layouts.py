@@ -106,3 +106,20 @@ class Array(Linear):
 
 Layout = Linear
 Layouts = Mapping[str, Layout]
+
+
+def prefixed(names: Layouts, *, path: str = '', name: str = '') -> dict[str, Layout]:
+  """The same layers as parts of something larger.
+
+  Args:
+    names: path of a layer here -> how it is stored there.
+    path: goes before every path here, with its slash ('backbone/').
+    name: goes before every name there, with its dot ('layer1.0.').
+
+  >>> prefixed({'logits': Linear('fc')}, path='head/', name='model.')
+  {'head/logits': Linear(name='model.fc', part=0, parts=1)}
+  """
+  return {
+    path + layer: dataclasses.replace(layout, name=name + layout.name)
+    for layer, layout in names.items()
+  }

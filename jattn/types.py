@@ -67,10 +67,19 @@ class AttentionMap:
 
 @flax.struct.dataclass
 class Attended:
-  """What a mechanism returns: ``features`` [B, H', W', C'] and its maps by name."""
+  """What a mechanism or a backbone returns: ``features`` [B, H', W', C'] and maps by name.
+
+  Attributes:
+    features: the feature map.
+    maps: where it looked.
+    stages: of a backbone, the feature map after each stage, finest first; otherwise ().
+    vector: [B, C'], a summary that a backbone made by itself (a class token), or None.
+  """
 
   features: jax.Array
   maps: Mapping[str, AttentionMap] = flax.struct.field(default_factory=dict)
+  stages: tuple[jax.Array, ...] = ()
+  vector: jax.Array | None = None
 
 
 @flax.struct.dataclass

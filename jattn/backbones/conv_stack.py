@@ -40,7 +40,7 @@ class ConvStack(nn.Module):
         f'{len(self.widths)} stages need images of at least {smallest}x{smallest}, '
         f'got {images.shape[1]}x{images.shape[2]}'
       )
-    x = images
+    x, stages = images, []
     for stage, features in enumerate(self.widths):
       layer = conv(
         features,
@@ -51,4 +51,5 @@ class ConvStack(nn.Module):
         dtype=self.dtype,
       )
       x = max_pool(nn.relu(layer(x)))
-    return Attended(x)
+      stages.append(x)
+    return Attended(x, stages=tuple(stages))

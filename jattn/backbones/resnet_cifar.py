@@ -1,6 +1,6 @@
 """Residual networks for 32x32 images, with a slot for attention in every block."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import chex
@@ -8,11 +8,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import Norm, conv, norm
+from jattn.backbones.slots import (
+  Inserts,
+  MakeAttention,
+  Maps,
+  attend_in_block,
+  check_inserts,
+  insert,
+  places,
+  run,
+  under,
+)
+from jattn.layers import DropPath, Norm, conv, drop_path_rates, norm
 from jattn.ops import Init
-from jattn.types import Attended, AttentionMap
+from jattn.types import Attended
 
-MakeAttention = Callable[[], nn.Module]
 Shortcut = Literal['pad', 'projection']
 
 
@@ -33,6 +43,7 @@ class BasicBlock(nn.Module):
       shortcut (Goyal et al. 2017, arXiv 1706.02677).
     initialization: how the convolutions start; 'paper' is He et al. 2015, arXiv 1502.01852.
     dtype: what is computed in; None is the input's type.
+    drop_path: probability of dropping the branch of an image in training.
   """
 
   features: int
@@ -43,6 +54,7 @@ class BasicBlock(nn.Module):
   zero_last: bool = False
   initialization: Init = 'paper'
   dtype: jnp.dtype | None = None
+  drop_path: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> Attended:
@@ -55,16 +67,8 @@ class BasicBlock(nn.Module):
     y = nn.relu(self._norm('norm_0', train)(y))
     y = self._conv('conv_1', (3, 3), 1, y)
     y = self._norm('norm_1', train, scale=0.0 if self.zero_last else 1.0)(y)
-    maps: Mapping[str, AttentionMap] = {}
-    if self.attention is not None:
-      mechanism = self.attention().clone(name='attention', parent=self)
-      attended = mechanism(y, train=train)
-      if attended.features.shape != y.shape:
-        raise ValueError(
-          f'attention in a block must keep the shape; {type(mechanism).__name__} made '
-          f'{attended.features.shape} of {y.shape}'
-        )
-      y, maps = attended.features, {f'attention/{k}': v for k, v in attended.maps.items()}
+    y, maps = attend_in_block(self, self.attention, y, train=train)
+    y = DropPath(self.drop_path)(y, train=train)
     return Attended(nn.relu(self._shortcut(x, train) + y), maps)
 
   def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
@@ -113,6 +117,9 @@ class ResNetCifar(nn.Module):
     zero_last: whether the last norm of each block starts at zero.
     initialization: how the convolutions start.
     dtype: what is computed in; None is the input's type.
+    drop_path: probability of dropping the last block's branch, rising evenly from the first's 0.
+    inserts: (place, what makes the mechanism after it), see ``jattn.backbones.slots``.
+    remat: whether the activations of a block are made again in the backward pass.
   """
 
   depth: int = 20
@@ -123,6 +130,9 @@ class ResNetCifar(nn.Module):
   zero_last: bool = False
   initialization: Init = 'paper'
   dtype: jnp.dtype | None = None
+  drop_path: float = 0.0
+  inserts: Inserts = ()
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> Attended:
@@ -145,7 +155,11 @@ class ResNetCifar(nn.Module):
       dtype=self.dtype,
     )(images)
     x = nn.relu(norm(self.norm, train=train, name='norm', dtype=self.dtype)(x))
-    maps: dict[str, AttentionMap] = {}
+    depths = (blocks,) * len(self.widths)
+    check_inserts(self.inserts, places(depths))
+    rates = drop_path_rates(self.drop_path, depths)
+    maps: Maps = {}
+    stages = []
     for stage, features in enumerate(self.widths):
       for index in range(blocks):
         path = f'stage_{stage}/block_{index}'
@@ -158,9 +172,13 @@ class ResNetCifar(nn.Module):
           zero_last=self.zero_last,
           initialization=self.initialization,
           dtype=self.dtype,
+          drop_path=rates[stage][index],
           name=path.replace('/', '_'),
         )
-        attended = block(x, train=train)
-        x = attended.features
-        maps |= {f'{path}/{name}': value for name, value in attended.maps.items()}
-    return Attended(x, maps)
+        attended = run(block, x, train=train, remat=self.remat)
+        x, inserted = insert(self, self.inserts, path, attended.features, train=train)
+        maps |= under(path, attended.maps) | inserted
+      x, inserted = insert(self, self.inserts, f'stage_{stage}', x, train=train)
+      maps |= inserted
+      stages.append(x)
+    return Attended(x, maps, tuple(stages))

@@ -127,7 +127,7 @@ def test_defaults_are_the_papers():
     (ResNetCifar(2), r'self.depth=2 must be 6n \+ 2'),
     (BasicBlock(12, attention=lambda: SelfAttention(v_features=5)), 'SelfAttention made'),
     (BasicBlock(13, shortcut='none'), "shortcut='none' must be"),
-    (BasicBlock(12, norm='layer'), "norm='layer' must be"),
+    (BasicBlock(12, norm='instance'), "norm='instance' must be"),
   ],
   ids=['depth', 'no block', 'shape', 'shortcut', 'norm'],
 )

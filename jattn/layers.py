@@ -78,11 +78,13 @@ def conv(
   dilation: int = 1,
   groups: int = 1,
   circular: bool = False,
+  padding: int | None = None,
   initialization: Init = 'flax',
+  start: jax.nn.initializers.Initializer | None = None,
   use_bias: bool = True,
   dtype: jnp.dtype | None = None,
 ) -> nn.Conv:
-  """A convolution of [B, H, W, C], padded by ``dilation * (k // 2)`` on every side.
+  """A convolution of [B, H, W, C], padded by ``dilation * (k // 2)`` on every side or as given.
 
   Args:
     features: width of the output.
@@ -93,21 +95,24 @@ def conv(
     dilation: of every axis.
     groups: the channels fall into this many; C is a depthwise convolution.
     circular: whether each axis goes on at its other end; otherwise zeros are beyond the ends.
+    padding: zeros beyond each end of each axis; None is ``dilation * (k // 2)``.
     initialization: how it starts, see ``jattn.ops.kernel_init``.
+    start: how the kernel alone starts, where that is not ``initialization``.
     use_bias: whether it has a bias.
     dtype: what it is computed in; None is the input's type.
   """
   fan_in = math.prod(kernel) * inputs // groups
+  sides = [dilation * (side // 2) if padding is None else padding for side in kernel]
   return nn.Conv(
     features,
     kernel,
     strides=strides,
-    padding='CIRCULAR' if circular else [(dilation * (side // 2),) * 2 for side in kernel],
+    padding='CIRCULAR' if circular else [(side, side) for side in sides],
     kernel_dilation=dilation,
     feature_group_count=groups,
     use_bias=use_bias,
     dtype=dtype,
-    kernel_init=kernel_init(initialization),
+    kernel_init=kernel_init(initialization) if start is None else start,
     bias_init=bias_init(initialization, fan_in=fan_in),
     name=name,
   )

@@ -6,6 +6,7 @@ there and how its numbers lie. ``jattn.weights`` reads the mapping in both direc
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -102,6 +103,23 @@ class Array(Linear):
     del leaf
     value = value if self.axes is None else value.transpose(np.argsort(self.axes))
     return value if self.shape is None else value.reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeTable(Array):
+  """A table of relative positions: rows there, [(2S-1)^2, M], and a grid here, [2S-1, 2S-1, M].
+
+  Like timm's own loading it takes the grid of a table from there to be square.
+  """
+
+  def ours(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    del leaf
+    side = math.isqrt(len(value))
+    return value.reshape(side, -1, *value.shape[1:]) if side**2 == len(value) else value
+
+  def theirs(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    del leaf
+    return value.reshape(-1, *value.shape[2:])
 
 
 Layout = Linear

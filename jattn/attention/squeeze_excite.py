@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import dense
+from jattn.layers import Activation, activation, dense
 from jattn.layouts import Conv1x1, Layouts
 from jattn.ops import Init, accumulation_dtype, gate, round_channels
 from jattn.types import Attended, AttentionMap
@@ -26,12 +26,14 @@ class SqueezeExcite(nn.Module):
     variant: 'paper' or 'timm', how the hidden width is rounded.
     initialization: how the layers start, as Flax, PyTorch or He et al. start them.
     dtype: what the layers are computed in; None is the input's type.
+    activation: between the layers; 'silu' in EfficientNet, CoAtNet and MaxViT.
   """
 
   reduction: int = 16
   variant: Literal['paper', 'timm'] = 'paper'
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
+  activation: Activation = 'relu'
 
   timm_names: ClassVar[Layouts] = {'reduce': Conv1x1('fc1'), 'expand': Conv1x1('fc2')}
 
@@ -40,7 +42,7 @@ class SqueezeExcite(nn.Module):
     """[B, H, W, C] -> features [B, H, W, C] and the map ``gate``.
 
     Raises:
-      ValueError: ``variant`` is neither of the two.
+      ValueError: ``variant`` is neither of the two, or there is no such activation.
     """
     del train
     chex.assert_rank(x, 4)
@@ -51,7 +53,8 @@ class SqueezeExcite(nn.Module):
     hidden = max(1, int(hidden)) if self.variant == 'paper' else round_channels(hidden, 8, limit=0)
     layer = {'initialization': self.initialization, 'dtype': self.dtype}
     z = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x)).astype(x.dtype)
-    z = nn.relu(dense(hidden, inputs=channels, name='reduce', **layer)(z))
+    z = dense(hidden, inputs=channels, name='reduce', **layer)(z)
+    z = activation(self.activation)(z)
     logits = dense(channels, inputs=hidden, name='expand', **layer)(z)
     weights = nn.sigmoid(logits.astype(accumulation_dtype(logits)))
     maps = {'gate': AttentionMap(weights, 'gate', x.shape[1:3])}

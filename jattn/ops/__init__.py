@@ -19,6 +19,7 @@ from jattn.ops.relative import (
   relative_index_1d,
   relative_logits,
   resize_relative,
+  resize_relative_geometric,
 )
 from jattn.ops.rotary import rotary_angles, rotate
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
@@ -48,6 +49,7 @@ __all__ = [
   'relative_index_1d',
   'relative_logits',
   'resize_relative',
+  'resize_relative_geometric',
   'rotary_angles',
   'rotate',
   'round_channels',

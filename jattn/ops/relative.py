@@ -89,6 +89,51 @@ def resize_relative(table: jax.Array, sizes: Sequence[int]) -> jax.Array:
   return table
 
 
+def resize_relative_geometric(table: jax.Array, sizes: Sequence[int]) -> jax.Array:
+  """A table of relative positions, for a grid of another size, as BEiT and timm resize theirs.
+
+  The old differences 0, 1, 2, 3, ... of an axis are taken to lie at 0, 1, 1 + r, 1 + r + r^2, ...
+  with the ratio r in 1.01..1.5 that puts the farthest on the new farthest, and it is linear between
+  them: near differences keep their entries and the far ones are spread. BEiT's code (Bao et al.
+  2021, arXiv 2106.08254) is cubic between them, timm's linear. On a smaller grid r is 1.01 and
+  the far entries fall off. Where one axis changes size all are resampled, as in timm. At its own
+  size the table is returned as it is.
+
+  Args:
+    table: [2S-1, ...] or [2H-1, 2W-1, ...].
+    sizes: the new S of each of the first axes.
+
+  Returns:
+    [2S'-1, ...] in the type of ``table``.
+
+  >>> resize_relative_geometric(jnp.array([4.0, 1.0, 0.0, 1.0, 4.0]), [3]).tolist()
+  [4.0, 1.0, 0.0, 1.0, 4.0]
+  >>> resize_relative_geometric(jnp.array([4.0, 1.0, 0.0, 1.0, 4.0]), [2]).tolist()
+  [1.0, 0.0, 1.0]
+  """
+  farthest = [size - 1 for size in sizes]
+  if all(table.shape[axis] == 2 * far + 1 for axis, far in enumerate(farthest)):
+    return table
+  for axis, far in enumerate(farthest):
+    old = _geometric_places(table.shape[axis] // 2, far)
+    new = np.arange(-far, far + 1)
+    mix = np.stack([np.interp(new, old, share) for share in np.eye(len(old))], axis=1)
+    mixed = jnp.tensordot(jnp.asarray(mix, table.dtype), table, axes=(1, axis))
+    table = jnp.moveaxis(mixed, 0, axis)
+  return table
+
+
+def _geometric_places(count: int, farthest: int) -> np.ndarray:
+  """``count`` places on either side of zero, the last of them at ``farthest`` if it can be."""
+  low, high, ratio = 1.01, 1.5, 1.255
+  while high - low > 1e-6:
+    ratio = (low + high) / 2
+    reached = (ratio**count - 1) / (ratio - 1)
+    low, high = (low, ratio) if reached > farthest else (ratio, high)
+  places = np.cumsum(ratio ** np.arange(count))
+  return np.concatenate([-places[::-1], [0.0], places])
+
+
 def relative_logits(q: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
   """Scores of queries with two axes of relative positions: ``q . r_row + q . r_column``.
 

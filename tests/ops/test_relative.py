@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.ops import relative_index, relative_index_1d, relative_logits, resize_relative
+from jattn.ops import (
+  relative_index,
+  relative_index_1d,
+  relative_logits,
+  resize_relative,
+  resize_relative_geometric,
+)
 
 
 def test_swins_2x2_index_and_its_transpose():
@@ -48,6 +54,36 @@ def test_resizing_keeps_a_table_of_one_entry_and_the_same_size():
   one = jnp.full((1, 2), 7.0)
   np.testing.assert_array_equal(resize_relative(one, [3]), jnp.full((5, 2), 7.0))
   assert resize_relative(one, [1]) is one
+
+
+@pytest.mark.parametrize('sizes', [(5, 8), (7, 8), (4, 7), (3, 4), (2, 4)])
+def test_geometric_resizing_puts_old_differences_at_places_that_grow_geometrically(sizes):
+  """A table that holds the places themselves becomes the new differences."""
+
+  def places(old, new):
+    steps = np.arange(1, old)
+    ratio = 1.01
+    if new > old:  # the farthest falls on the farthest: 1 + r + ... + r^(S-2) = S' - 1
+      roots = np.roots([*np.ones(old - 2), 2.0 - new])
+      ratio = min(1.5, *(root.real for root in roots if abs(root.imag) < 1e-9 and root.real > 0))
+    reached = np.array([sum(ratio**i for i in range(step)) for step in steps])
+    return np.concatenate([-reached[::-1], [0], reached])
+
+  down, right = places(4, sizes[0]), places(5, sizes[1])
+  plane = 3 * down[:, None] - 2 * right[None, :] + 1
+  new_down, new_right = (
+    np.clip(np.arange(1 - size, size), old[0], old[-1])
+    for size, old in zip(sizes, (down, right), strict=True)
+  )
+  want = 3 * new_down[:, None] - 2 * new_right[None, :] + 1.0
+  got = resize_relative_geometric(jnp.asarray(np.stack([plane, -plane], axis=-1)), sizes)
+  np.testing.assert_allclose(got, np.stack([want, -want], axis=-1), atol=3e-5)
+
+
+def test_geometric_resizing_keeps_the_same_size_and_repeats_a_table_of_one_entry():
+  one = jnp.full((1, 1, 2), 7.0)
+  assert resize_relative_geometric(one, (1, 1)) is one
+  np.testing.assert_array_equal(resize_relative_geometric(one, (3, 2)), jnp.full((5, 3, 2), 7.0))
 
 
 def test_logits_are_the_two_products(rng):

@@ -21,7 +21,7 @@ FLOORS = {
   'pooling': GROUND,
   'backbones': GROUND,
   'data': GROUND,
-  'models': GROUND | {'attention', 'pooling', 'backbones'},
+  'models': GROUND | {'counting', 'attention', 'pooling', 'backbones'},
   'weights': GROUND | {'attention', 'pooling', 'backbones'},
   'training': GROUND,
   'explain': GROUND | {'attention', 'pooling', 'backbones', 'models'},

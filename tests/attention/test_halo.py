@@ -12,15 +12,25 @@ from tests.proof import draw, variables_of
 
 def oracle(module):
   """One query at a time, over a grid that reaches far enough outside."""
-  side, halo, heads = module.block_size, module.halo, module.num_heads
+  side, halo, heads, stride = module.block_size, module.halo, module.num_heads, module.strides
   timm = module.variant == 'timm'
-  zero = side + halo - 1 + (2 * halo if timm else 0)
+
+  def row(key, query):
+    """The row of a table for two places on an axis."""
+    if not timm:  # the smallest difference is that of the halo's first key and the last query
+      return key - query + side + halo - stride
+    start = query // side * side
+    place = (query - start) // stride
+    return (key - start + halo) - place + side + 2 * halo - 1
 
   def formula(p, x, train):
     batch, height, width, channels = x.shape
     head = channels // heads
-    out, maps = np.zeros(x.shape), np.zeros((batch, heads, height * width, height * width))
-    for n, i, j in np.ndindex(batch, height, width):
+    rows, columns = -(-height // stride), -(-width // stride)
+    out = np.zeros((batch, rows, columns, channels))
+    maps = np.zeros((batch, heads, rows * columns, height * width))
+    for n, down, right in np.ndindex(batch, rows, columns):
+      i, j = down * stride, right * stride
       top, left = i // side * side - halo, j // side * side - halo
       seen = [(top + a, left + b) for a, b in np.ndindex((side + 2 * halo,) * 2)]
       inside = np.array([0 <= a < height and 0 <= b < width for a, b in seen])
@@ -31,16 +41,16 @@ def oracle(module):
         ]
       ).reshape(-1, heads, 2 * head)
       q = (x[n, i, j] @ p['query/kernel']).reshape(heads, head)
-      r = np.array([p['rows'][a - i + zero] + p['columns'][b - j + zero] for a, b in seen])
+      r = np.array([p['rows'][row(a, i)] + p['columns'][row(b, j)] for a, b in seen])
       content = np.einsum('md,kmd->mk', q, both[..., :head]) / np.sqrt(head)
       position = q @ r.T / (1 if timm else np.sqrt(head))
       allowed = np.ones((1, len(seen)), bool) if timm else inside[None]
       values = np.moveaxis(both[..., head:], 1, 0)
       found, weights = attend((content + position)[:, None], values, allowed)
-      out[n, i, j] = found[0]
+      out[n, down, right] = found[0]
       for (a, b), known, weight in zip(seen, inside, weights[:, 0].T, strict=True):
         if known:
-          maps[n, :, i * width + j, a * width + b] = weight
+          maps[n, :, down * columns + right, a * width + b] = weight
     return out, {'weights': maps}
 
   return formula
@@ -52,6 +62,8 @@ def oracle(module):
     {'num_heads': 2, 'block_size': 2, 'halo': 1},
     {'num_heads': 3, 'block_size': 2, 'halo': 1, 'variant': 'timm'},
     {'num_heads': 1, 'block_size': 4, 'halo': 2},
+    {'num_heads': 2, 'block_size': 4, 'halo': 1, 'strides': 2},
+    {'num_heads': 3, 'block_size': 2, 'halo': 1, 'strides': 2, 'variant': 'timm'},
   ],
   ids=str,
 )
@@ -82,14 +94,32 @@ def test_a_halo_that_covers_the_grid_is_global_attention():
 
 def test_the_first_rows_of_timms_tables_are_dead_and_the_papers_has_none():
   x = draw((2, 8, 8, 3))
-  for variant, rows, dead in (('timm', 15, 4), ('paper', 11, 0)):
-    module = HaloAttention(num_heads=1, block_size=4, halo=2, variant=variant)
+  for variant, strides, rows, dead in (
+    ('timm', 1, 15, 4),
+    ('timm', 2, 15, 6),
+    ('paper', 1, 11, 0),
+    ('paper', 2, 10, 0),
+  ):
+    module = HaloAttention(num_heads=1, block_size=4, halo=2, strides=strides, variant=variant)
     gradient = jax.grad(lambda v, m=module: (run(m, v, x).features ** 2).sum())
     params = gradient(variables_of(module, x))['params']
     for table in (params['rows'], params['columns']):
       assert table.shape == (rows, 3)
       np.testing.assert_array_equal(table[:dead], 0)
       assert np.abs(table[dead:]).max(axis=1).min() > 0
+
+
+def test_the_papers_strided_queries_are_those_of_every_other_position():
+  x = draw((2, 5, 8, 6))
+  strided = HaloAttention(num_heads=2, block_size=4, halo=1, strides=2)
+  params = variables_of(strided, x)['params']
+  # The whole block's queries reach one difference further, which these do not use.
+  longer = {k: jnp.pad(params[k], ((1, 0), (0, 0))) for k in ('rows', 'columns')}
+  got = run(strided, {'params': params}, x)
+  want = run(strided.clone(strides=1), {'params': {**params, **longer}}, x)
+  np.testing.assert_allclose(got.features, want.features[:, ::2, ::2], atol=1e-6)
+  dense = want.maps['weights'].dense().reshape(2, 2, 5, 8, 40)[:, :, ::2, ::2]
+  np.testing.assert_allclose(got.maps['weights'].dense(), dense.reshape(2, 2, 12, 40), atol=1e-6)
 
 
 def test_at_the_border_timm_gives_weight_to_what_is_outside():
@@ -109,6 +139,7 @@ def test_at_the_border_timm_gives_weight_to_what_is_outside():
   ('settings', 'message'),
   [
     ({'num_heads': 5}, 'num_heads=5 must divide C=12'),
+    ({'block_size': 3, 'strides': 2}, 'strides=2 must divide self.block_size=3'),
     ({'variant': 'official'}, "variant='official' must be 'paper' or 'timm'"),
   ],
   ids=str,

@@ -45,7 +45,7 @@ NAMES: dict[str, tuple[int, int]] = {
   'ecaresnet26t': (256, 211),
   'gcresnet33ts': (256, 211),
   'gcresnext26ts': (256, 211),
-  'halonet26t': (256, 320),
+  'halonet26t': (256, 512),
   'lambda_resnet26t': (256, 224),
   'resnest14d': (224, 190),
   'resnet18': (224, 161),

@@ -349,6 +349,11 @@ MECHANISM_ROWS = [
     rebuild=_halo_values,
   ),
   Row(
+    'halo',
+    lambda **d: attention.HaloAttention(num_heads=3, block_size=2, halo=1, strides=2, **d),
+    (B, 2, 3, C),
+  ),
+  Row(
     'global_context',
     lambda **d: attention.GlobalContext(reduction=2, **d),
     (B, H, W, C),

@@ -1,5 +1,7 @@
 """The layers again, in float64 NumPy: a convolution by loops over its window, and the norms."""
 
+import math
+
 import numpy as np
 
 
@@ -44,3 +46,20 @@ def group_norm(x, p, name, *, groups=8):
 
 def sigmoid(x):
   return 1 / (1 + np.exp(-x))
+
+
+def layer_norm(x, p, name, *, epsilon=1e-6):
+  """By the statistics of each position over its channels."""
+  mean, var = (f(x, axis=-1, keepdims=True) for f in (np.mean, np.var))
+  return (x - mean) / np.sqrt(var + epsilon) * p[f'{name}/scale'] + p[f'{name}/bias']
+
+
+def gelu(x):
+  """The exact one, x times the normal distribution's function."""
+  return x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
+
+
+def softmax(x):
+  """Over the last axis."""
+  e = np.exp(x - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)

@@ -8,6 +8,7 @@ there and how its numbers lie. ``jattn.weights`` reads the mapping in both direc
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,11 +21,15 @@ class Linear:
     name: what the layer is called.
     part: which piece of a packed layer (0 is the first).
     parts: how many equal pieces the packed layer has.
+    resizable: our axes, never the last, along which lie positions of the grid it was trained at,
+      which the backbone resizes when it is applied: a file may have another number of them.
   """
 
   name: str
   part: int = 0
   parts: int = 1
+  resizable: tuple[int, ...] = dataclasses.field(default=(), kw_only=True, repr=False)
+  axis: ClassVar[int] = 0  # of the tensor there, along which its pieces lie
 
   def tensor(self, leaf: str) -> str:
     """The name of the tensor that holds our leaf ('kernel' or 'bias')."""
@@ -38,6 +43,11 @@ class Linear:
   def theirs(self, leaf: str, value: np.ndarray) -> np.ndarray:
     """Our leaf, as their tensor (or as a piece of it)."""
     return self._untranspose(value) if leaf == 'kernel' else value
+
+  def shaped(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What ``ours`` gave, where only the leaf that is to hold it can tell the shape."""
+    del shape
+    return value
 
   def _transpose(self, value: np.ndarray) -> np.ndarray:
     return value.T
@@ -107,19 +117,112 @@ class Array(Linear):
 
 @dataclasses.dataclass(frozen=True)
 class RelativeTable(Array):
-  """A table of relative positions: rows there, [(2S-1)^2, M], and a grid here, [2S-1, 2S-1, M].
+  """A table of relative positions: rows there, [(2H-1)(2W-1), M], a grid here, [2H-1, 2W-1, M].
 
-  Like timm's own loading it takes the grid of a table from there to be square.
+  Like timm's own loading, a table of another size than ours is taken to be of a square grid.
   """
 
-  def ours(self, leaf: str, value: np.ndarray) -> np.ndarray:
-    del leaf
+  resizable: tuple[int, ...] = dataclasses.field(default=(0, 1), kw_only=True, repr=False)
+
+  def shaped(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if value.size == math.prod(shape):
+      return value.reshape(shape)
     side = math.isqrt(len(value))
-    return value.reshape(side, -1, *value.shape[1:]) if side**2 == len(value) else value
+    return value.reshape(side, side, -1) if side**2 == len(value) else value
 
   def theirs(self, leaf: str, value: np.ndarray) -> np.ndarray:
     del leaf
-    return value.reshape(-1, *value.shape[2:])
+    return value.reshape(-1, value.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions(Linear):
+  """Vectors of positions there, [1, N, C]: those from ``start`` to ``stop``, of any shape here.
+
+  Those of a grid, [H, W, C] here, lie there row by row; that of a class token is [C] here. A grid
+  that a file has of another size is taken to be square.
+
+  Attributes:
+    start: the first of them.
+    stop: the one after the last; None is the end.
+
+  >>> packed = np.arange(10).reshape(1, 5, 2)
+  >>> token = Positions('pos_embed', 0, 2, stop=1)
+  >>> grid = Positions('pos_embed', 1, 2, start=1)
+  >>> a = token.shaped(token.ours('token', packed), (2,))
+  >>> b = grid.shaped(grid.ours('grid', packed), (2, 2, 2))
+  >>> a.tolist(), b.tolist()
+  ([0, 1], [[[2, 3], [4, 5]], [[6, 7], [8, 9]]])
+  >>> back = np.concatenate([token.theirs('token', a), grid.theirs('grid', b)], axis=token.axis)
+  >>> np.array_equal(back, packed)
+  True
+  """
+
+  start: int = 0
+  stop: int | None = None
+  resizable: tuple[int, ...] = dataclasses.field(default=(0, 1), kw_only=True, repr=False)
+  axis: ClassVar[int] = 1
+
+  def tensor(self, leaf: str) -> str:
+    del leaf
+    return self.name
+
+  def ours(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    del leaf
+    return value[:, self.start : self.stop]
+
+  def theirs(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    del leaf
+    return value.reshape(1, -1, value.shape[-1])
+
+  def shaped(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if value.size == math.prod(shape) and value.shape[-1] == shape[-1]:
+      return value.reshape(shape)
+    side = math.isqrt(value.shape[1])
+    grid = len(shape) == 3 and side**2 == value.shape[1]
+    return value.reshape(side, side, -1) if grid else value[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linen(Linear):
+  """A layer in a checkpoint of another Linen module (big_vision's): leaves as here, with slashes.
+
+  Attributes:
+    heads: M, where the heads have an axis of their own there; 0 where they have not.
+    inputs: whether it is the kernel's input that consists of heads, [M, D, C], not its output,
+      [C, M, D] (and [M, D] of the bias).
+    stacked: whether all blocks lie along a first axis there; ``part`` is which block.
+
+  >>> query, out = Linen('query', heads=2), Linen('out', heads=2, inputs=True)
+  >>> query.tensor('kernel'), query.theirs('kernel', np.zeros((6, 8))).shape
+  ('query/kernel', (6, 2, 4))
+  >>> out.theirs('kernel', np.zeros((8, 6))).shape, out.theirs('bias', np.zeros(6)).shape
+  ((2, 4, 6), (6,))
+  >>> Linen('blocks/scale', 1, 3, stacked=True).ours('scale', np.array([[5, 5], [6, 7], [8, 8]]))
+  array([6, 7])
+  """
+
+  heads: int = 0
+  inputs: bool = False
+  stacked: bool = False
+
+  def tensor(self, leaf: str) -> str:
+    return f'{self.name}/{leaf}'
+
+  def ours(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    value = value[self.part] if self.stacked else value
+    if self.heads and self.inputs and leaf == 'kernel':
+      return value.reshape(-1, value.shape[-1])
+    if self.heads and not self.inputs:
+      return value.reshape(*value.shape[:-2], -1)
+    return value
+
+  def theirs(self, leaf: str, value: np.ndarray) -> np.ndarray:
+    if self.heads and self.inputs and leaf == 'kernel':
+      value = value.reshape(self.heads, -1, value.shape[-1])
+    elif self.heads and not self.inputs:
+      value = value.reshape(*value.shape[:-1], self.heads, -1)
+    return value[None] if self.stacked else value
 
 
 Layout = Linear

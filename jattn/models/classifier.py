@@ -23,6 +23,8 @@ class Head(nn.Module):
     hidden: widths of the hidden layers; ``()`` is a linear classifier.
     dropout: probability of dropping a unit in training.
     norm: whether the vector goes through a layer norm (epsilon 1e-6) first.
+    deviation: standard deviation of the normal numbers that kernels start as; None leaves them to
+      ``initialization``.
     initialization: how the layers start, as Flax or as PyTorch starts them.
     dtype: what is computed in; None is the input's type. Logits are float32 at least.
   """
@@ -33,6 +35,7 @@ class Head(nn.Module):
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
   norm: bool = False
+  deviation: float | None = None
 
   @nn.compact
   def __call__(self, vector: jax.Array, *, train: bool) -> jax.Array:
@@ -53,6 +56,7 @@ class Head(nn.Module):
       inputs=x.shape[-1],
       name=name,
       initialization=self.initialization,
+      start=None if self.deviation is None else nn.initializers.normal(self.deviation),
       dtype=self.dtype,
     )(x)
 
@@ -126,19 +130,23 @@ class Classifier(nn.Module):
 
   @property
   def timm_names(self) -> Layouts:
-    """How timm calls and stores every layer, see ``jattn.layouts``.
+    """How timm calls and stores every layer, see ``jattn.layouts``."""
+    return self.names('timm')
 
-    Raises:
-      ValueError: timm has no such backbone or part.
+  @nn.nowrap
+  def names(self, style: str) -> Layouts:
+    """How every layer is called and stored elsewhere; a part that is not there is left out.
+
+    Args:
+      style: 'timm', or of a vision transformer 'big_vision', 'big_vision_loop' or
+        'big_vision_scan', see ``jattn.backbones.ViT``.
     """
-    names: dict = {}
-    parts = [('backbone', self.backbone, ''), ('pool', self.pool, 'attn_pool.')]
-    parts += [(f'attention_{i}', part, None) for i, part in enumerate(self.attention)]
-    for path, part, prefix in parts:
-      found = getattr(part, 'timm_names', None)
-      if found is not None and prefix is not None:
-        names |= prefixed(found, path=f'{path}/', name=prefix)
-    return names | prefixed(getattr(self.backbone, 'timm_head', {}), path='head/')
+    # In every file of big_vision's the head and the pooling have the same names.
+    where = 'timm' if style == 'timm' else 'big_vision'
+    pool = {'timm': 'attn_pool.', 'big_vision': 'MAPHead_0/'}[where]
+    names = prefixed(getattr(self.backbone, f'{style}_names', {}), path='backbone/')
+    names |= prefixed(getattr(self.pool, f'{where}_names', {}), path='pool/', name=pool)
+    return names | prefixed(getattr(self.backbone, f'{where}_head', {}), path='head/')
 
   def _check_images(self, images: jax.Array) -> None:
     if images.ndim != 4:

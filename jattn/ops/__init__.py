@@ -21,6 +21,7 @@ from jattn.ops.relative import (
   resize_relative,
   resize_relative_geometric,
 )
+from jattn.ops.resize import resize_positions
 from jattn.ops.rotary import rotary_angles, rotate
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
 from jattn.ops.window import max_pool
@@ -48,6 +49,7 @@ __all__ = [
   'relative_index',
   'relative_index_1d',
   'relative_logits',
+  'resize_positions',
   'resize_relative',
   'resize_relative_geometric',
   'rotary_angles',

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
-from jattn.layouts import Array, Layouts, Linear, Norm
+from jattn.layouts import Array, Layouts, Linear, Linen, Norm
 from jattn.ops import Init, attention_weights, weigh
 from jattn.types import AttentionMap, Pooled
 
@@ -51,6 +51,21 @@ class LatentAttentionPool(nn.Module):
     'expand': Linear('mlp.fc1'),
     'reduce': Linear('mlp.fc2'),
   }
+
+  @property
+  def big_vision_names(self) -> Layouts:
+    """How big_vision's ``MAPHead`` calls and stores the layers."""
+    attention = 'MultiHeadDotProductAttention_0'
+    return {
+      'latent': Array('probe'),
+      'query': Linen(f'{attention}/query', heads=self.num_heads),
+      'key': Linen(f'{attention}/key', heads=self.num_heads),
+      'value': Linen(f'{attention}/value', heads=self.num_heads),
+      'out': Linen(f'{attention}/out', heads=self.num_heads, inputs=True),
+      'norm': Linen('LayerNorm_0'),
+      'expand': Linen('MlpBlock_0/Dense_0'),
+      'reduce': Linen('MlpBlock_0/Dense_1'),
+    }
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> Pooled:

@@ -22,7 +22,7 @@ class SelectiveKernel(nn.Module):
 
   ``paper``: every path sees all channels, and z has C' / reduction numbers, at least 32. ``timm``:
   path p sees the p-th share of the channels, and z has C' / reduction numbers rounded to a multiple
-  of 8, one multiple more where that loses over a tenth.
+  of ``divisor``, one multiple more where that loses over a tenth.
 
   Map: ``weights``, kind ``branch``, [B, P, C'] over the P paths, in the order of ``paths``. They
   weigh the ``u_p``, not the input.
@@ -33,6 +33,7 @@ class SelectiveKernel(nn.Module):
     strides: of the convolutions, in positions.
     groups: of the convolutions.
     reduction: C' over the hidden width.
+    divisor: what the hidden width of ``timm`` is a multiple of, and its least value.
     variant: 'paper' or 'timm'.
     initialization: how the layers start, as Flax, PyTorch or He et al. start them.
     dtype: what the layers are computed in; None is the input's type.
@@ -43,6 +44,7 @@ class SelectiveKernel(nn.Module):
   strides: int = 1
   groups: int = 1
   reduction: int = 16
+  divisor: int = 8
   variant: Literal['paper', 'timm'] = 'paper'
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
@@ -70,7 +72,10 @@ class SelectiveKernel(nn.Module):
     s = jnp.mean(sum(u.astype(dtype) for u in outputs), axis=(1, 2)).astype(x.dtype)
 
     hidden = features / self.reduction
-    hidden = max(32, int(hidden)) if self.variant == 'paper' else round_channels(hidden, 8)
+    if self.variant == 'paper':
+      hidden = max(32, int(hidden))
+    else:
+      hidden = round_channels(hidden, self.divisor)
     layer = {'initialization': self.initialization, 'dtype': self.dtype, 'use_bias': False}
     z = dense(hidden, inputs=features, name='reduce', **layer)(s)
     z = nn.relu(batch_norm(train=train, name='reduce_norm', dtype=self.dtype)(z))

@@ -53,6 +53,7 @@ def test_equals_the_formula(settings, train):
   [
     ({'variant': 'timm'}, {16: 8, 64: 8, 128: 8, 160: 16, 256: 16, 320: 24, 512: 32}),
     ({'variant': 'timm', 'reduction': 8}, {64: 8, 128: 16, 256: 32}),
+    ({'variant': 'timm', 'reduction': 8, 'divisor': 16}, {64: 16, 128: 16, 256: 32, 320: 48}),
     ({'variant': 'paper'}, {16: 32, 256: 32, 512: 32, 1024: 64, 1040: 65}),
   ],
 )

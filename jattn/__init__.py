@@ -1,7 +1,8 @@
 """Attention for image classification in JAX and Flax: correct, visible, measured.
 
-``jattn.data``, ``jattn.training`` are imported when first touched, because they bring TFDS and
-Orbax.
+``jattn.data``, ``jattn.training`` and ``jattn.weights`` (``load_weights``, ``save_weights``,
+``export_model``, ``load_exported``) are imported when first touched, because they bring TFDS, Orbax
+and safetensors.
 """
 
 import importlib
@@ -14,12 +15,15 @@ from jattn.types import Attended, AttentionMap, Batch, Pooled, Prediction
 
 __version__ = '0.1.0'
 
-_ON_DEMAND = ('data', 'training')
+_ON_DEMAND = ('data', 'training', 'weights')
+_OF_WEIGHTS = ('WeightsError', 'export_model', 'load_exported', 'load_weights', 'save_weights')
 
 
 def __getattr__(name: str):
   if name in _ON_DEMAND:
     return importlib.import_module(f'jattn.{name}')
+  if name in _OF_WEIGHTS:
+    return getattr(importlib.import_module('jattn.weights'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -83,7 +83,8 @@ def run(code: str) -> str:
 
 
 def test_importing_jattn_brings_no_heavy_package():
-  heavy = 'tensorflow tensorflow_datasets orbax grain matplotlib torch PIL tensorboardX'.split()
+  heavy = 'tensorflow tensorflow_datasets orbax grain matplotlib torch PIL'.split()
+  heavy += 'tensorboardX safetensors'.split()
   code = f'import sys, jattn; print([m for m in {heavy} if m in sys.modules])'
   assert run(code) == '[]'
 

@@ -49,8 +49,8 @@ class BottleneckAttention(nn.Module):
     'query': Conv1x1('qkv', 0, 3),
     'key': Conv1x1('qkv', 1, 3),
     'value': Conv1x1('qkv', 2, 3),
-    'rows': Array('pos_embed.height_rel'),
-    'columns': Array('pos_embed.width_rel'),
+    'rows': Array('pos_embed.height_rel', resizable=(0,)),
+    'columns': Array('pos_embed.width_rel', resizable=(0,)),
   }
 
   @nn.compact

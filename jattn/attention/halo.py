@@ -112,9 +112,9 @@ class HaloAttention(nn.Module):
       bias = bias * head**-0.5
     mask = (number > 0)[:, :, None, None] if self.variant == 'paper' else None
     weights = attention_weights(q, k, bias=bias, mask=mask)
-    out = out_of_blocks(weigh(weights, v)).reshape(len(x), *grid, channels)
+    out = out_of_blocks(weigh(weights, v)).reshape(x.shape[0], *grid, channels)
     shown = out_of_blocks(jnp.moveaxis(weights, 2, 3))
-    shown = jnp.moveaxis(shown.reshape(len(x), grid[0] * grid[1], self.num_heads, -1), 1, 2)
+    shown = jnp.moveaxis(shown.reshape(x.shape[0], grid[0] * grid[1], self.num_heads, -1), 1, 2)
     keys = jnp.broadcast_to(number[:, :, None] - 1, (1, *q.shape[1:3], number.shape[-1]))
     keys = out_of_blocks(keys).reshape(grid[0] * grid[1], -1)
     return Attended(out, {'weights': AttentionMap(shown, 'position', (height, width), keys)})

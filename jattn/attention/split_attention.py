@@ -101,8 +101,8 @@ class SplitAttention(nn.Module):
     if self.radix == 1:
       weights = nn.sigmoid(logits.astype(dtype))
       return Attended(gate(u, weights), {'weights': AttentionMap(weights, 'gate', grid)})
-    logits = logits.reshape(len(x), self.cardinality, self.radix, -1).swapaxes(1, 2)
-    weights = masked_softmax(logits, axis=1).reshape(len(x), self.radix, features)
+    logits = logits.reshape(x.shape[0], self.cardinality, self.radix, -1).swapaxes(1, 2)
+    weights = masked_softmax(logits, axis=1).reshape(x.shape[0], self.radix, features)
     out = jnp.sum(splits * weights[:, None, None], axis=3).astype(u.dtype)
     return Attended(out, {'weights': AttentionMap(weights, 'branch', grid)})
 

@@ -104,7 +104,7 @@ class WindowAttention(nn.Module):
     out = out_of_windows(weigh(weights, project('value')))
     out = dense(channels, name='out', **layer)(out.reshape(x.shape))
     shown = out_of_windows(jnp.moveaxis(weights, 2, 3))
-    shown = jnp.moveaxis(shown.reshape(len(x), height * width, self.num_heads, -1), 1, 2)
+    shown = jnp.moveaxis(shown.reshape(x.shape[0], height * width, self.num_heads, -1), 1, 2)
     keys = out_of_windows(jnp.broadcast_to(number[:, :, None] - 1, mask.shape))
     keys = keys.reshape(height * width, side * side)
     return Attended(out, {'weights': AttentionMap(shown, 'position', (height, width), keys)})

@@ -1,13 +1,20 @@
-"""Weights under timm's names, in and out."""
+"""Which tensor of a file holds which leaf of a model: under timm's names, big_vision's or ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import flax.linen as nn
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jattn.layouts import Layout
+from jattn.layouts import Array, Layout, Layouts
+from jattn.weights.errors import WeightsError
+
+# 'params/a/b/kernel' -> the layout of the layer 'a/b', and its leaf 'kernel'.
+Naming = Callable[[str], tuple[Layout, str]]
+# What timm only counts or derives.
+_NO_WEIGHTS = ('num_batches_tracked', 'relative_position_index', 'attn_mask')
 
 
 def from_timm(module: nn.Module, tensors: Mapping[str, np.ndarray], variables: Mapping) -> dict:
@@ -22,27 +29,12 @@ def from_timm(module: nn.Module, tensors: Mapping[str, np.ndarray], variables: M
     A copy of ``variables`` with every leaf taken from ``tensors``, in the type of ``variables``.
 
   Raises:
-    ValueError: timm has no such module, or tensors are missing, left over or of another shape; all
-      are named.
+    WeightsError: timm has no such module, or tensors are missing, left over or of another shape;
+      all are named.
   """
-  wanted = flax.traverse_util.flatten_dict(dict(variables), sep='/')
-  taken, used, faults = {}, set(), []
-  for path, leaf in wanted.items():
-    layout, last = _layout(module, path)
-    name = layout.tensor(last)
-    used.add(name)
-    if name not in tensors:
-      faults.append(f'missing {name!r} for {path}')
-      continue
-    value = layout.ours(last, np.asarray(tensors[name]))
-    if value.shape != leaf.shape:
-      faults.append(f'{name!r} gives {value.shape} where {path} is {leaf.shape}')
-      continue
-    taken[path] = jax.numpy.asarray(value, leaf.dtype)
-  ignored = ('num_batches_tracked', 'relative_position_index')
-  faults += [f'left over {n!r}' for n in tensors if n not in used and not n.endswith(ignored)]
+  taken, faults = take(timm_naming(module), tensors, _flat(variables), names=tensors)
   if faults:
-    raise ValueError(f'weights do not fit {type(module).__name__}: ' + '; '.join(faults))
+    raise WeightsError(f'weights do not fit {type(module).__name__}: ' + '; '.join(faults))
   return flax.traverse_util.unflatten_dict(taken, sep='/')
 
 
@@ -50,30 +42,140 @@ def to_timm(module: nn.Module, variables: Mapping) -> dict[str, np.ndarray]:
   """The variables of ``module`` under timm's names, as its ``load_state_dict`` takes them.
 
   Raises:
-    ValueError: timm has no such module.
+    WeightsError: timm has no such module.
   """
+  return give(timm_naming(module), _flat(variables))
+
+
+def timm_naming(module: nn.Module) -> Naming:
+  """Timm's names; WeightsError, now or for a path, where timm has no such module or layer."""
+  names = getattr(module, 'timm_names', None)
+  if names is None:
+    raise WeightsError(f'timm has no {type(module).__name__}')
+  return naming_by(names, f'{type(module).__name__}.timm_names')
+
+
+def naming_by(names: Layouts, owner: str) -> Naming:
+  """The naming that a mapping from layers to layouts says; it raises WeightsError for a path."""
+
+  def find(path: str) -> tuple[Layout, str]:
+    _, layer = path.split('/', 1)
+    if layer in names:
+      return names[layer], layer
+    layer, _, last = layer.rpartition('/')
+    if layer not in names:
+      raise WeightsError(f'{owner} says nothing of {layer or last!r}')
+    return names[layer], last
+
+  return find
+
+
+def own_naming(module: nn.Module) -> Naming:
+  """Our own: a tensor is called like its leaf, 'params/backbone/conv_0/kernel', and lies alike."""
+  names = naming_by(getattr(module, 'timm_names', None) or {}, '')
+
+  def find(path: str) -> tuple[Layout, str]:
+    try:
+      layout, _ = names(path)
+    except WeightsError:
+      return Array(path), ''
+    return Array(path, resizable=layout.resizable), ''
+
+  return find
+
+
+def covers(naming: Naming, paths: Collection[str]) -> bool:
+  """Whether every leaf has a name there."""
+  try:
+    for path in paths:
+      naming(path)
+  except WeightsError:
+    return False
+  return True
+
+
+def tensor_names(naming: Naming, paths: Collection[str]) -> set[str]:
+  """Of the tensors that hold these leaves."""
+  return {layout.tensor(leaf) for layout, leaf in map(naming, paths)}
+
+
+def take(
+  naming: Naming,
+  tensors: Mapping[str, np.ndarray],
+  wanted: Mapping[str, jax.ShapeDtypeStruct],
+  *,
+  names: Collection[str],
+) -> tuple[dict[str, jax.Array], list[str]]:
+  """Every wanted leaf, from ``tensors``; and in words what is missing, left over or does not fit.
+
+  Args:
+    naming: what each leaf is called there.
+    tensors: name -> numbers.
+    wanted: path of a leaf -> its shape and type.
+    names: of all tensors that must be of use.
+  """
+  taken, used, faults = {}, set(), []
+  for path, leaf in wanted.items():
+    layout, last = naming(path)
+    name = layout.tensor(last)
+    used.add(name)
+    if name not in tensors:
+      faults.append(f'missing {name!r} for {path}')
+      continue
+    try:
+      taken[path] = _fitted(layout, last, np.asarray(tensors[name]), path, leaf)
+    except WeightsError as fault:
+      faults.append(str(fault))
+  faults += [f'left over {n!r}' for n in names if n not in used and not n.endswith(_NO_WEIGHTS)]
+  return taken, faults
+
+
+def give(naming: Naming, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Every leaf under its name there, packed layers whole."""
   pieces: dict[str, dict[int, np.ndarray]] = {}
-  for path, leaf in flax.traverse_util.flatten_dict(dict(variables), sep='/').items():
-    layout, last = _layout(module, path)
+  axes: dict[str, int] = {}
+  for path, leaf in leaves.items():
+    layout, last = naming(path)
     value = layout.theirs(last, np.asarray(leaf))
     pieces.setdefault(layout.tensor(last), {})[layout.part] = value
+    axes[layout.tensor(last)] = layout.axis
   return {
-    name: np.concatenate([parts[index] for index in sorted(parts)])
+    name: np.concatenate([parts[index] for index in sorted(parts)], axis=axes[name])
     if len(parts) > 1
     else next(iter(parts.values()))
     for name, parts in pieces.items()
   }
 
 
-def _layout(module: nn.Module, path: str) -> tuple[Layout, str]:
-  """The layout of the layer at 'params/a/b/kernel', and its last part 'kernel'."""
-  names = getattr(module, 'timm_names', None)
-  if names is None:
-    raise ValueError(f'timm has no {type(module).__name__}')
-  _, layer = path.split('/', 1)
-  if layer in names:
-    return names[layer], layer
-  layer, _, last = layer.rpartition('/')
-  if layer not in names:
-    raise ValueError(f'{type(module).__name__}.timm_names says nothing of {layer or last!r}')
-  return names[layer], last
+def _fitted(
+  layout: Layout, last: str, tensor: np.ndarray, path: str, leaf: jax.ShapeDtypeStruct
+) -> jax.Array:
+  """The leaf at ``path``; WeightsError where the tensor has another shape or kind of number."""
+  name = layout.tensor(last)
+  if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(tensor.dtype, jnp.floating):
+    raise WeightsError(f'{name!r} holds {tensor.dtype} where {path} is {leaf.dtype}')
+  try:
+    value = layout.shaped(layout.ours(last, tensor), leaf.shape)
+  except (ValueError, IndexError):
+    raise WeightsError(f'{name!r} is {tensor.shape}, which cannot be {path} {leaf.shape}') from None
+  if value.shape != leaf.shape and not _resizable(layout, value.shape, leaf.shape):
+    raise WeightsError(f'{name!r} gives {value.shape} where {path} is {leaf.shape}')
+  try:
+    with np.errstate(over='raise', under='ignore', invalid='ignore'):
+      return jnp.asarray(value.astype(leaf.dtype))
+  except FloatingPointError:
+    raise WeightsError(f'{name!r} holds numbers beyond the range of {leaf.dtype}') from None
+
+
+def _resizable(layout: Layout, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+  """Whether only axes differ that hold positions, which are resized when the model is applied."""
+  if len(shape) != len(wanted) or 0 in shape:
+    return False
+  return all(
+    a == b or (axis in layout.resizable and axis < len(shape) - 1)
+    for axis, (a, b) in enumerate(zip(shape, wanted, strict=True))
+  )
+
+
+def _flat(variables: Mapping) -> dict:
+  return flax.traverse_util.flatten_dict(dict(variables), sep='/')

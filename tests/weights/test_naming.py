@@ -1,12 +1,16 @@
 """Weights under timm's names: what is refused, and that one error names everything."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jattn.attention import AxialAttention, CoordinateAttention, SqueezeExcite
+from jattn.layouts import Positions
 from jattn.weights import from_timm, to_timm
+from jattn.weights.naming import own_naming, take
 from tests.proof import draw, variables_of
 
 MODULE = SqueezeExcite(reduction=4)
@@ -58,3 +62,16 @@ def test_a_layer_that_timm_has_not():
   variables['params']['more'] = {'kernel': jnp.zeros((1, 1))}
   with pytest.raises(ValueError, match='CoordinateAttention.timm_names says nothing of .more.'):
     to_timm(module, variables)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'wanted'),
+  [((7,), (6,)), ((2, 2, 7), (2, 2, 6)), ((0, 2, 6), (2, 2, 6)), ((4, 6), (2, 2, 6))],
+)
+def test_positions_differ_in_their_number_alone(shape, wanted):
+  module = types.SimpleNamespace(timm_names={'table': Positions('pos_embed')})
+  leaf = jax.ShapeDtypeStruct(wanted, jnp.float32)
+  tensors = {'params/table': np.zeros(shape, np.float32)}
+  taken, faults = take(own_naming(module), tensors, {'params/table': leaf}, names=tensors)
+  assert taken == {}
+  assert faults == [f"'params/table' gives {shape} where params/table is {wanted}"]

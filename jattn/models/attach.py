@@ -42,8 +42,8 @@ def attach_attention(
     The new model, and its variables: all of ``variables``, and those of the new block.
 
   Raises:
-    ValueError: nothing is called ``where`` in this model, it is taken, the mechanism changes the
-      shape, or ``variables`` are not those of ``model``.
+    ValueError: nothing is called ``where`` in this model, it is taken, nothing would pass through
+      it, the mechanism changes the shape, or ``variables`` are not those of ``model``.
 
   >>> from jattn.models import seed_classifier
   >>> model, images = seed_classifier(10, widths=(2, 4, 8), hidden=4), jnp.ones((1, 32, 32, 3))
@@ -57,6 +57,9 @@ def attach_attention(
     settings = {'name': mechanism} if isinstance(mechanism, str) else dict(mechanism)
     mechanism = create_attention(settings.pop('name'), **settings)
   block = Residual(mechanism)
+  if where == 'features' and model.pool is None:
+    name = type(model.backbone).__name__
+    raise ValueError(f'{where=}: the vector of {name} is made before them; choose a stage or block')
   if where == 'features':
     new = model.clone(attention=(*model.attention, block))
   elif not hasattr(model.backbone, 'inserts'):

@@ -109,3 +109,9 @@ def test_a_backbone_without_places_says_so():
   model = jattn.create_model('seed_classifier', num_classes=3)
   with pytest.raises(ValueError, match='ConvStack takes no inserted blocks'):
     jattn.attach_attention(model, {}, 'eca', 'stage_0')
+
+
+def test_features_that_nobody_pools_take_no_block():
+  model = jattn.create_model('vit_tiny_patch16_224', num_classes=3)
+  with pytest.raises(ValueError, match="where='features': the vector of VisionTransformer"):
+    jattn.attach_attention(model, {}, 'eca', 'features')

@@ -4,7 +4,7 @@ dataset = jattn.data.load('digits')
 for batch in dataset.batches(batch_size=128, seed=0): ...
 """
 
-from jattn.data import augment
+from jattn.data import augment, scenes
 from jattn.data.dataset import Dataset
 from jattn.data.errors import DataError
 from jattn.data.images import decode, fit
@@ -19,5 +19,6 @@ __all__ = [
   'fit',
   'load',
   'order',
+  'scenes',
   'stream_fingerprint',
 ]

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from jattn.data import images, streaming
+from jattn.data import streaming
 from jattn.data.errors import DataError
+from jattn.data.images import DECODING_VERSION, Square
 from jattn.data.source import Examples
 from jattn.data.stream import order
 from jattn.types import Batch
@@ -20,34 +21,48 @@ _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
+class Held:
+  """Decoded images in memory.
+
+  Attributes:
+    images: [N, S, S, 3] uint8.
+    labels: [N] int32.
+    rows: [n] which of them belong to a split; None means all.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  rows: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
-  """One split: rows of stored examples, or of their decoded arrays.
+  """One split: rows of stored examples, and what of them is in memory.
 
   Attributes:
     examples: where the images come from when they are not in memory.
     rows: [n] the examples of this split; None means all.
-    images: [N, S, S, 3] uint8 of all the stored examples, None when streamed.
-    labels: [N] int32 likewise.
+    held: decoded images by the square they were made to.
   """
 
   examples: Examples
   rows: np.ndarray | None
-  images: np.ndarray | None = None
-  labels: np.ndarray | None = None
+  held: Mapping[Square, Held] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.examples) if self.rows is None else len(self.rows)
 
-  def take(self, indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+  def take(self, indices: np.ndarray, square: Square) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of examples of this split."""
-    rows = indices if self.rows is None else self.rows[indices]
-    if self.images is None:
-      return self.examples.read(rows, size)
-    return self.images.take(rows, axis=0), self.labels.take(rows)
+    if square not in self.held:
+      return self.examples.read(indices if self.rows is None else self.rows[indices], square)
+    held = self.held[square]
+    rows = indices if held.rows is None else held.rows[indices]
+    return held.images.take(rows, axis=0), held.labels.take(rows)
 
 
 class Dataset:
-  """Images of one size with class labels, in three splits: train, choose and test.
+  """Square images with class labels, in three splits: train, choose and test.
 
   `choose` is held out of train and is for choosing; `test` is for reporting. Made by
   `jattn.data.load`.
@@ -57,10 +72,11 @@ class Dataset:
     label: what it is, without the path it lies at.
     class_names: L names.
     num_classes: L.
-    size: S; images are [S, S, 3].
+    square, size: how images for training are made, and their side S; they are [S, S, 3].
+    eval_square, eval_size: the same of images for evaluation.
     in_memory: whether the decoded images are held in memory.
-    fingerprint: hex SHA-256 of the files, the size, the class names, the splits and the version of
-      the decoding; not of the path, nor of whether the images are in memory.
+    fingerprint: hex SHA-256 of the files, both squares, the class names, the splits and the version
+      of the decoding; not of the path, nor of whether the images are in memory.
   """
 
   def __init__(
@@ -69,28 +85,33 @@ class Dataset:
     name: str,
     label: str,
     class_names: tuple[str, ...],
-    size: int,
+    square: Square,
+    eval_square: Square,
     splits: Mapping[str, Split],
     digest: str,
     workers: int = 0,
   ):
-    self.name, self.label, self.class_names, self.size = name, label, class_names, size
+    self.name, self.label, self.class_names = name, label, class_names
+    self.square, self.eval_square = square, eval_square
+    self.size, self.eval_size = square.size, eval_square.size
     self.num_classes = len(class_names)
-    self.in_memory = all(split.images is not None for split in splits.values())
+    self.in_memory = all(split.held for split in splits.values())
     self._splits, self._workers = splits, workers
     facts = {
-      'decoding': images.DECODING_VERSION,
+      'decoding': DECODING_VERSION,
       'label': label,
       'class_names': class_names,
-      'size': size,
+      'square': dataclasses.astuple(square),
+      'eval_square': dataclasses.astuple(eval_square),
       'digest': digest,
-      'splits': {name: _rows_digest(split) for name, split in splits.items()},
+      'splits': {name: rows_digest(split.rows, len(split)) for name, split in splits.items()},
     }
     self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
   def __repr__(self) -> str:
     counts = ', '.join(f'{len(split)} {name}' for name, split in self._splits.items())
-    return f'Dataset({self.name!r}: {counts}, {self.num_classes} classes, size {self.size})'
+    sizes = f'{self.size}' + (f' and {self.eval_size}' if self.eval_size != self.size else '')
+    return f'Dataset({self.name!r}: {counts}, {self.num_classes} classes, size {sizes})'
 
   def num_examples(self, split: str) -> int:
     """The number of examples of 'train', 'choose' or 'test'."""
@@ -99,15 +120,18 @@ class Dataset:
   def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All of a split at once: images [n, S, S, 3] uint8 and labels [n] int32.
 
+    The images of train are those for training, of choose and test those for evaluation.
+
     Raises:
       DataError: the dataset is streamed, not in memory.
     """
     found = self._split(split)
-    if found.images is None:
+    if not found.held:
       raise DataError(f'{self.name} is not in memory: load it with in_memory=True for arrays')
-    if found.rows is None:
-      return found.images, found.labels
-    return found.take(np.arange(len(found)), self.size)
+    (square, held), *_ = found.held.items()
+    if held.rows is None:
+      return held.images, held.labels
+    return found.take(np.arange(len(found)), square)
 
   def batches(
     self,
@@ -144,10 +168,10 @@ class Dataset:
       raise DataError(f'{self.name}: split {split!r} is empty')
     order(seed, start, batch_size=batch_size, num_examples=len(found))  # checks its arguments
 
-    if found.images is None:
+    if self.square not in found.held:
       positions = streaming.Shuffled(seed, start, batch_size, rows, len(found))
       return streaming.batches(
-        found.take, positions, size=self.size, batch_size=len(rows), workers=self._workers
+        found.take, positions, square=self.square, batch_size=len(rows), workers=self._workers
       )
     return self._gathered(found, seed, start, batch_size, slice(rows.start, rows.stop))
 
@@ -157,19 +181,20 @@ class Dataset:
     """Every example of a split once, in order, over all processes together.
 
     The last batch is padded with images 0, labels 0 and mask False. All processes yield the same
-    number of batches. Arguments, shapes and errors as in `batches`.
+    number of batches. Arguments and errors as in `batches`; images are `eval_size` wide and high.
     """
     found = self._split(split)
     rows = _rows_of_process(batch_size, process_index, process_count)
     if not len(found):
       raise DataError(f'{self.name}: split {split!r} is empty')
     positions = streaming.InOrder(batch_size, rows, len(found))
-    if found.images is None:
+    square = self.eval_square
+    if square not in found.held:
       return streaming.batches(
-        found.take, positions, size=self.size, batch_size=len(rows), workers=self._workers
+        found.take, positions, square=square, batch_size=len(rows), workers=self._workers
       )
     return (
-      _padded(*found.take(positions.of_batch(step), self.size), len(rows))
+      _padded(*found.take(positions.of_batch(step), square), len(rows))
       for step in range(len(positions) // len(rows))
     )
 
@@ -187,11 +212,11 @@ class Dataset:
   def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
     train = self._splits['train']
     indices = np.arange(len(train))
-    if train.images is None and len(train) > _SAMPLE:
+    if self.square not in train.held and len(train) > _SAMPLE:
       indices = np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int64)
     histogram = np.zeros((3, 256), np.int64)
     for begin in range(0, len(indices), _CHUNK):
-      chunk, _ = train.take(indices[begin : begin + _CHUNK], self.size)
+      chunk, _ = train.take(indices[begin : begin + _CHUNK], self.square)
       for channel in range(3):
         histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     levels = np.arange(256) / 255
@@ -212,7 +237,7 @@ class Dataset:
     mask.flags.writeable = False
     for step in itertools.count(start):
       indices = order(seed, step, batch_size=batch_size, num_examples=len(split))[rows]
-      found, labels = split.take(indices, self.size)
+      found, labels = split.take(indices, self.square)
       yield Batch(images=found, labels=labels, mask=mask)
 
 
@@ -234,6 +259,7 @@ def _padded(found: np.ndarray, labels: np.ndarray, length: int) -> Batch:
   return Batch(images=found, labels=labels, mask=mask)
 
 
-def _rows_digest(split: Split) -> str:
-  rows = np.arange(len(split)) if split.rows is None else split.rows
+def rows_digest(rows: np.ndarray | None, count: int) -> str:
+  """The SHA-256 of which rows these are; None is all `count`."""
+  rows = np.arange(count) if rows is None else rows
   return hashlib.sha256(np.ascontiguousarray(rows, '<i8').data).hexdigest()

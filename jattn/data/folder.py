@@ -98,14 +98,14 @@ class Files:
   def __len__(self) -> int:
     return len(self._paths)
 
-  def read(self, indices: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, indices: Sequence[int], square: images.Square) -> tuple[np.ndarray, np.ndarray]:
     """As `Examples.read`; a bad image that is to be skipped is zeros with label -1."""
-    decoded = np.zeros((len(indices), size, size, 3), np.uint8)
+    decoded = np.zeros((len(indices), square.size, square.size, 3), np.uint8)
     labels = self._labels[np.asarray(indices, np.int64)]
     for row, index in enumerate(indices):
       path = self._paths[index]
       try:
-        decoded[row] = images.fit(images.decode(path, max_pixels=self._max_pixels), size)
+        decoded[row] = images.fit_square(images.decode(path, max_pixels=self._max_pixels), square)
       except DataError as error:
         if not self._skip_bad:
           raise DataError(f"{path}: {error} (on_bad_image='skip' leaves such files out)") from None

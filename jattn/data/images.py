@@ -1,7 +1,10 @@
 """Encoded images to uint8 RGB squares: the conversion table and the resizing rule."""
 
+import dataclasses
 import io
+import math
 import os
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,7 +14,11 @@ from jattn.data.errors import DataError
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')
 MAX_PIXELS = 25_000_000
 # Part of every cache key and fingerprint: raise it when the same bytes would decode otherwise.
-DECODING_VERSION = 1
+DECODING_VERSION = 2
+
+Resample = Literal['bilinear', 'bicubic']
+_LONG = 4  # times as long as wide
+_FILTERS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
@@ -72,35 +79,94 @@ def decode(encoded: bytes | os.PathLike[str] | str, *, max_pixels: int = MAX_PIX
     raise DataError(f'cannot be decoded: {type(error).__name__}: {reason[:200]}') from error
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Square:
+  """How images of any size become squares: the settings of `fit`.
+
+  Attributes:
+    size: S, the side of the square in pixels.
+    crop_ratio: S over the length that the shorter side is resized to, in (0, 1]; timm's crop_pct.
+    resample: 'bilinear' or 'bicubic', both with antialiasing.
+  """
+
+  size: int
+  crop_ratio: float = 1.0
+  resample: Resample = 'bilinear'
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise ValueError(f'{self.size=} must be at least 1')
+    if not 0 < self.crop_ratio <= 1:
+      raise ValueError(f'{self.crop_ratio=} must be in (0, 1]')
+    if self.resample not in _FILTERS:
+      raise ValueError(f"{self.resample=} must be 'bilinear' or 'bicubic'")
+
+  @property
+  def resized(self) -> int:
+    """R, what the shorter side is resized to: floor(S / crop_ratio)."""
+    return math.floor(self.size / self.crop_ratio)
+
+
+def fit(
+  image: np.ndarray, size: int, *, crop_ratio: float = 1.0, resample: Resample = 'bilinear'
+) -> np.ndarray:
   """Makes an image size x size. The one rule of resizing:
 
-  1. An image that is size x size is not touched.
-  2. A 28x28 image (MNIST and its kin) with size in 29..32 goes into the centre of zeros.
-  3. Any other is resized until the shorter side is `size`, bilinear with antialiasing (Pillow), and
-     cropped to the centre; only the part that is kept is ever computed, so that a 1x4000 image
-     cannot blow up.
+  1. With R = floor(size / crop_ratio) the shorter side becomes R and the longer one
+     floor(R * longer / shorter), with Pillow's antialiasing filter; an image whose shorter side is
+     R already is not resized.
+  2. Of that the centre is taken, from row round((height - size) / 2) and from column
+     round((width - size) / 2) on, halves to the even number.
+  3. But a 28x28 image (MNIST and its kin) with size in 29..32 and crop_ratio 1 goes into the centre
+     of zeros as it is.
+
+  So do torchvision's Resize and CenterCrop, and timm's evaluation with crop_pct = crop_ratio, bit
+  for bit. Of an image four times as long as wide and more only the part that is kept is computed,
+  so that a 1x4000 one cannot blow up; that may move a value by one.
 
   Args:
     image: [H, W, 3] uint8.
     size: S, the side of the result in pixels.
+    crop_ratio: size over R, in (0, 1].
+    resample: 'bilinear' or 'bicubic'.
 
   Returns:
     [S, S, 3] uint8.
+
+  Raises:
+    ValueError: a setting out of range.
+
+  >>> fit(np.zeros((480, 640, 3), np.uint8), 224, crop_ratio=0.875).shape  # by way of 256 x 341
+  (224, 224, 3)
   """
+  return fit_square(image, Square(size, crop_ratio, resample))
+
+
+def fit_square(image: np.ndarray, square: Square) -> np.ndarray:
+  """`fit` with its settings in one."""
   height, width = image.shape[:2]
-  if height == width == size:
-    return image
-  if height == width == 28 and 28 < size <= 32:
+  size, shorter = square.size, square.resized
+  if height == width == 28 and square.crop_ratio == 1 and 28 < size <= 32:
     before = (size - 28) // 2
     after = size - 28 - before
     return np.pad(image, ((before, after), (before, after), (0, 0)))
-  side = min(height, width)
-  left, top = (width - side) / 2, (height - side) / 2
-  resized = Image.fromarray(image).resize(
-    (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+  whole = (
+    (shorter, int(shorter * width / height))
+    if height <= width
+    else (int(shorter * height / width), shorter)
   )
-  return np.asarray(resized)
+  top, left = (round((length - size) / 2) for length in whole)
+  if whole != (height, width):
+    filter_ = _FILTERS[square.resample]
+    if max(whole) >= _LONG * shorter:
+      down, across = height / whole[0], width / whole[1]
+      box = (left * across, top * down, (left + size) * across, (top + size) * down)
+      # The last edge may be rounded to a hair outside the image, which Pillow refuses.
+      box = (*box[:2], min(box[2], width), min(box[3], height))
+      return np.asarray(Image.fromarray(image).resize((size, size), filter_, box=box))
+    image = np.asarray(Image.fromarray(image).resize(whole[::-1], filter_))
+  # Not a view where all of it is wanted: what is untouched is the same array.
+  return image if whole == (size, size) else image[top : top + size, left : left + size]
 
 
 def natural_size(shape: tuple[int | None, ...] | None) -> int:

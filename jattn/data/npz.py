@@ -60,7 +60,7 @@ class Arrays:
   def __len__(self) -> int:
     return len(self._x)
 
-  def read(self, indices: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, indices: Sequence[int], square: images.Square) -> tuple[np.ndarray, np.ndarray]:
     indices = np.asarray(indices, np.int64)
     x = self._x[indices]
     if x.dtype != np.uint8:
@@ -68,9 +68,10 @@ class Arrays:
     if x.ndim == 3:
       x = x[..., None]
     x = np.broadcast_to(x, (*x.shape[:3], 3))
-    if x.shape[1:3] != (size, size):
-      fitted = [images.fit(np.ascontiguousarray(image), size) for image in x]
-      x = np.stack(fitted) if fitted else np.zeros((0, size, size, 3), np.uint8)
+    side = square.size
+    if x.shape[1:3] != (side, side) or square.crop_ratio != 1:
+      fitted = [images.fit_square(np.ascontiguousarray(image), square) for image in x]
+      x = np.stack(fitted) if fitted else np.zeros((0, side, side, 3), np.uint8)
     return np.ascontiguousarray(x), self._y[indices]
 
 

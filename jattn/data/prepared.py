@@ -118,16 +118,16 @@ class Records:
   def __len__(self) -> int:
     return self._length
 
-  def read(self, indices: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, indices: Sequence[int], square: images.Square) -> tuple[np.ndarray, np.ndarray]:
     indices = [int(index) for index in indices]
     records = self._fetch(indices)
-    decoded = np.empty((len(indices), size, size, 3), np.uint8)
+    decoded = np.empty((len(indices), square.size, square.size, 3), np.uint8)
     for row, (index, record) in enumerate(zip(indices, records, strict=True)):
       try:
         image = images.decode(record[self._image_key], max_pixels=self._max_pixels)
       except DataError as error:
         raise DataError(f'{self._place(index)}: the image {error}') from None
-      decoded[row] = images.fit(image, size)
+      decoded[row] = images.fit_square(image, square)
     labels = np.array([record[self._label_key] for record in records], np.int64)
     try:
       return decoded, check_labels(

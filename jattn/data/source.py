@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from jattn.data.errors import DataError
+from jattn.data.images import Square
 
 # Above this many bytes of files a digest samples each file instead of reading it whole.
 _WHOLE_FILES_BYTES = 4 << 30
@@ -21,7 +22,7 @@ class Examples(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, indices: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, indices: Sequence[int], square: Square) -> tuple[np.ndarray, np.ndarray]:
     """Decodes: images [k, S, S, 3] uint8 and labels [k] int32, checked.
 
     Raises:

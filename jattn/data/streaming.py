@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jattn.data.images import Square
 from jattn.data.stream import order
 from jattn.types import Batch
 
-Take = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+Take = Callable[[np.ndarray, Square], tuple[np.ndarray, np.ndarray]]
 
 
 class Positions(Protocol):
@@ -74,19 +75,19 @@ class _ReadOne:
 
   take: Take
   positions: Positions
-  size: int
+  square: Square
 
   def __call__(self, position: int) -> dict[str, Any]:
     index = self.positions[position]
     if index < 0:
-      empty = np.zeros((self.size, self.size, 3), np.uint8)
+      empty = np.zeros((self.square.size, self.square.size, 3), np.uint8)
       return {'images': empty, 'labels': np.int32(0), 'mask': np.bool_(False)}
-    found, labels = self.take(np.array([index]), self.size)
+    found, labels = self.take(np.array([index]), self.square)
     return {'images': found[0], 'labels': labels[0], 'mask': np.bool_(True)}
 
 
 def batches(
-  take: Take, positions: Positions, *, size: int, batch_size: int, workers: int
+  take: Take, positions: Positions, *, square: Square, batch_size: int, workers: int
 ) -> Iterator[Batch]:
   """Reads the positions in order, `batch_size` (of one process) at a time.
 
@@ -94,7 +95,7 @@ def batches(
   """
   import grain
 
-  examples = grain.MapDataset.range(len(positions)).map(_ReadOne(take, positions, size))
+  examples = grain.MapDataset.range(len(positions)).map(_ReadOne(take, positions, square))
   options = grain.ReadOptions(
     num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=2 * batch_size
   )

@@ -50,6 +50,10 @@ def test_second_load_decodes_nothing(tiny_root, tmp_path, reads):
   assert len(reads) == 100, 'another split needs no other decoding'
   load(tiny_root, tmp_path, size=9)
   assert len(reads) == 200, 'another size does'
+  load(tiny_root, tmp_path, eval_size=9)
+  assert len(reads) == 300, 'and so does another one for evaluation'
+  assert_same(*(load(tiny_root, tmp_path, eval_size=9) for _ in range(2)))
+  assert len(reads) == 300
 
 
 @pytest.mark.parametrize('place', [3, 20, 90, 128, 5000, -1000, -200, -1])

@@ -165,7 +165,13 @@ def test_wrong_arguments(in_memory, path):
   no_choose = jattn.data.load(f'npz:{path}', choose_fraction=0)
   with pytest.raises(jattn.data.DataError, match="'choose' is empty"):
     no_choose.eval_batches('choose', batch_size=4)
-  for wrong in ({'size': 0}, {'choose_fraction': 1.0}, {'on_bad_image': 'maybe'}):
+  for wrong in (
+    {'size': 0},
+    {'eval_size': 0},
+    {'crop_ratio': 0.0},
+    {'choose_fraction': 1.0},
+    {'on_bad_image': 'maybe'},
+  ):
     with pytest.raises(ValueError, match=next(iter(wrong))):
       jattn.data.load(f'npz:{path}', **wrong)
   with pytest.raises(jattn.data.DataError, match='folder:PATH'):
@@ -195,3 +201,46 @@ def test_batches_cost_little_more_than_indexing():
   plain = min(timed(lambda: [images[row] for row in indices]) for _ in range(5))
   ours = min(timed(lambda: take(dataset.batches(batch_size=128, seed=0), 100)) for _ in range(5))
   assert ours < 3 * plain
+
+
+SQUARES = {'size': 12, 'eval_size': 8, 'crop_ratio': 0.8, 'resample': 'bicubic'}
+
+
+def test_training_and_evaluation_have_their_own_squares(path, in_memory):
+  """Whether in memory or streamed, from the stored 10 x 10: the numbers are those of `fit`."""
+  held, streamed = (
+    jattn.data.load(f'npz:{path}', in_memory=memory, **SQUARES) for memory in (True, False)
+  )
+  assert (held.size, held.eval_size) == (12, 8)
+  assert held.fingerprint == streamed.fingerprint != in_memory.fingerprint
+  np.testing.assert_allclose(held.mean, streamed.mean, rtol=1e-12)
+  for split in N:
+    assert_equal(
+      take(streamed.batches(split, batch_size=8, seed=1), 3),
+      take(held.batches(split, batch_size=8, seed=1), 3),
+    )
+    assert_equal(
+      list(streamed.eval_batches(split, batch_size=8)), list(held.eval_batches(split, batch_size=8))
+    )
+  originals, _ = in_memory.arrays('test')
+  for batch, first in zip(held.eval_batches('test', batch_size=8), (0, 8, 16), strict=True):
+    for image, original in zip(batch.images[batch.mask], originals[first:], strict=False):
+      expected = jattn.data.fit(original, 8, crop_ratio=0.8, resample='bicubic')
+      np.testing.assert_array_equal(image, expected)
+  images, _ = held.arrays('train')
+  expected = jattn.data.fit(in_memory.arrays('train')[0][5], 12, resample='bicubic')
+  np.testing.assert_array_equal(images[5], expected)
+  assert held.arrays('test')[0].shape == (23, 8, 8, 3)
+
+
+def test_only_what_a_split_needs_is_decoded_to_its_square(path, monkeypatch):
+  decoded = []
+  read = jattn.data.npz.Arrays.read
+
+  def counted(self, indices, square):
+    decoded.extend([square.size] * len(indices))
+    return read(self, indices, square)
+
+  monkeypatch.setattr(jattn.data.npz.Arrays, 'read', counted)
+  jattn.data.load(f'npz:{path}', **SQUARES)
+  assert (decoded.count(12), decoded.count(8)) == (N['train'], N['choose'] + N['test'])

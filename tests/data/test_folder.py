@@ -145,11 +145,13 @@ def test_a_bad_image_is_named(split, content, in_memory):
 
 
 @pytest.mark.parametrize('in_memory', [True, False])
-def test_skipping_counts_and_has_a_ceiling(tmp_path, in_memory):
+@pytest.mark.parametrize('eval_size', [None, 4])
+def test_skipping_counts_and_has_a_ceiling(tmp_path, in_memory, eval_size):
   for index in range(200):
     write(tmp_path / 'x' / ('train', 'test')[index % 2] / 'cat' / f'{index:03}.png', index)
   bad = tmp_path / 'x' / 'train' / 'cat' / '010.png'
-  settings = {'in_memory': in_memory, 'on_bad_image': 'skip', 'cache_dir': tmp_path / 'c'}
+  settings = {'in_memory': in_memory, 'eval_size': eval_size, 'on_bad_image': 'skip'}
+  settings['cache_dir'] = tmp_path / 'c'
   whole = load(tmp_path / 'x', choose_fraction=0, **settings)
   bad.write_bytes(bad.read_bytes()[:60])
   for _ in range(2):  # decoded, then from the cache

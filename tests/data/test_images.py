@@ -192,11 +192,39 @@ def test_fit_takes_the_centre_square():
   np.testing.assert_array_equal(fit(image.transpose(1, 0, 2), 4), image[:, 4:8])
 
 
-@pytest.mark.parametrize('size', [8, 6, 2, 3])
-def test_fit_is_resize_and_centre_crop(size):
-  image = np.random.default_rng(0).integers(0, 256, (4, 12, 3), np.uint8)
-  whole = Image.fromarray(image).resize((3 * size, size), Image.Resampling.BILINEAR)
-  np.testing.assert_array_equal(fit(image, size), np.asarray(whole)[:, size : 2 * size])
+@pytest.mark.parametrize('resample', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('crop_ratio', [1.0, 0.875, 0.7])
+@pytest.mark.parametrize('shape', [(4, 12), (37, 50), (50, 37), (33, 33), (61, 20), (9, 200)])
+def test_fit_is_to_resize_the_whole_and_take_the_centre(shape, crop_ratio, resample):
+  """As torchvision's Resize, then its CenterCrop, written out with Pillow alone."""
+  size = 24
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  shorter = {1.0: 24, 0.875: 27, 0.7: 34}[crop_ratio]  # the whole part of 24 / crop_ratio
+  height, width = (shorter * side // min(shape) for side in shape)
+  filters = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
+  whole = np.asarray(Image.fromarray(image).resize((width, height), filters[resample]))
+  top, left = round((height - size) / 2), round((width - size) / 2)
+  expected = whole[top : top + size, left : left + size]
+  found = fit(image, size, crop_ratio=crop_ratio, resample=resample)
+  assert found.shape == (size, size, 3)
+  # Of a very long image only a part is computed, from corners that Pillow takes in float32.
+  assert np.abs(found.astype(int) - expected).max() <= (1 if max(shape) > 4 * min(shape) else 0)
+
+
+def test_what_needs_no_resizing_is_cropped_alone():
+  image = np.random.default_rng(0).integers(0, 256, (32, 41, 3), np.uint8)
+  # Halves go to the even side: (32 - 28) / 2 = 2 rows and (41 - 28) / 2 = 6.5, so 6 columns.
+  np.testing.assert_array_equal(fit(image, 28, crop_ratio=0.875), image[2:30, 6:34])
+  digit = np.full((28, 28, 3), 9, np.uint8)
+  assert (fit(digit, 28, crop_ratio=0.875) == 9).all(), 'zeros around digits are for ratio 1 alone'
+
+
+@pytest.mark.parametrize(
+  'settings', [{'size': 0}, {'crop_ratio': 0.0}, {'crop_ratio': 1.5}, {'resample': 'nearest'}]
+)
+def test_squares_that_cannot_be(settings):
+  with pytest.raises(ValueError, match=next(iter(settings))):
+    fit(np.zeros((4, 4, 3), np.uint8), **{'size': 4, **settings})
 
 
 def test_fit_is_antialiased():

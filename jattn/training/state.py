@@ -1,5 +1,6 @@
 """Everything that a training run must remember, as one pytree."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,6 +54,24 @@ class TrainState:
     return jax.random.fold_in(jax.random.key(self.seed), self.step)
 
 
+def begin(
+  variables: Variables, optimizer: optax.GradientTransformation, *, seed: int, ema: bool = False
+) -> TrainState:
+  """The state at step 0 with these variables; pure. Arguments as for ``create_state``."""
+  stats = dict(variables)
+  params = stats.pop('params')
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    stats=stats,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, {'params': params, **stats}) if ema else None,
+    seed=jnp.asarray(seed, jnp.uint32),
+    skipped=jnp.zeros((), jnp.int32),
+    skipped_in_a_row=jnp.zeros((), jnp.int32),
+  )
+
+
 def create_state(
   init: Callable[[jax.Array], Variables],
   optimizer: optax.GradientTransformation,
@@ -72,17 +91,27 @@ def create_state(
   """
 
   def create() -> TrainState:
-    variables = dict(init(jax.random.key(seed)))
-    params = variables.pop('params')
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      stats=variables,
-      opt_state=optimizer.init(params),
-      ema=jax.tree.map(jnp.copy, {'params': params, **variables}) if ema else None,
-      seed=jnp.asarray(seed, jnp.uint32),
-      skipped=jnp.zeros((), jnp.int32),
-      skipped_in_a_row=jnp.zeros((), jnp.int32),
-    )
+    return begin(init(jax.random.key(seed)), optimizer, seed=seed, ema=ema)
 
   return jax.jit(create, out_shardings=state_sharding(jax.eval_shape(create), mesh))()
+
+
+def start_state(
+  variables: Variables,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  mesh: Mesh,
+  ema: bool = False,
+) -> TrainState:
+  """A state that starts from variables at hand, those of a file for fine-tuning, say.
+
+  Args:
+    variables: ``{'params': ..., ...}``.
+    optimizer, mesh, ema: as for ``create_state``.
+    seed: decides dropout and augmentation.
+  """
+  create = functools.partial(begin, optimizer=optimizer, seed=seed, ema=ema)
+  variables = jax.device_put(dict(variables), state_sharding(dict(variables), mesh))
+  places = state_sharding(jax.eval_shape(create, variables), mesh)
+  return jax.jit(create, out_shardings=places)(variables)

@@ -132,7 +132,10 @@ def make_update(
     ema = state.ema
     if ema is not None and ema_decay is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      ema = optax.incremental_update({'params': params, **stats}, ema, 1 - decay)
+      # In this form what does not move leaves its average as it is, bit for bit.
+      ema = jax.tree.map(
+        lambda old, new: old + (1 - decay) * (new - old), ema, {'params': params, **stats}
+      )
     old = (state.params, state.stats, state.opt_state, state.ema)
     params, stats, opt_state, ema = jax.tree.map(
       lambda new, previous: jnp.where(good, new, previous), (params, stats, opt_state, ema), old

@@ -114,6 +114,38 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     parts.step(parts.state(), training.place_batch(make_batch(0, size=6), parts.mesh))
 
 
+def test_accumulation_runs_batch_norm_over_the_parts_in_turn():
+  """Each part is normalised by itself, and the running statistics are fed one after another."""
+  trainer = Trainer(optimizer=optax.sgd(0.5), accumulate=2, ema=True, ema_decay=0.5)
+  state, batch = trainer.state(), make_batch(0)
+  params, stats = jax.device_get((state.params, state.stats))
+
+  @jax.jit
+  def part(params, stats, images, labels):
+    def loss(params):
+      logits, new = trainer.module.apply(
+        {'params': params, **stats}, images, train=True, mutable=['batch_stats']
+      )
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum() / 16, new
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  gradient = jax.tree.map(np.zeros_like, params)
+  for first in (0, 1):  # the parts are every other image
+    rows = slice(first, None, 2)
+    images = batch.images[rows].astype(np.float32) / 255
+    more, stats = part(params, stats, images, batch.labels[rows])
+    gradient = jax.tree.map(np.add, gradient, more)
+  wanted = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+  start = jax.device_get(state.ema)
+  new, _ = trainer.step(state, training.place_batch(batch, trainer.mesh))
+  chex.assert_trees_all_close(jax.device_get(new.params), wanted, atol=1e-5)
+  chex.assert_trees_all_close(jax.device_get(new.stats), dict(stats), atol=1e-5)
+  # The average is warmed up: at the first step a tenth of it stays.
+  average = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, start, {'params': wanted, **stats})
+  chex.assert_trees_all_close(jax.device_get(new.ema), average, atol=1e-5)
+
+
 def test_several_steps_in_one_call_equal_single_steps(twenty):
   trainer = Trainer()
   state = trainer.state()

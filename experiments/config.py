@@ -1,4 +1,4 @@
-"""What a training run is told, as frozen dataclasses; imports neither jax nor jattn.
+"""A command line or a file becomes a configuration that can work; imports neither jax nor jattn.
 
 A configuration is JSON and comes back from JSON through the same flags that a person types, so a
 file is checked as strictly as a command line.
@@ -9,122 +9,16 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from experiments.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-  """How the parameters move."""
-
-  name: Literal['adamw', 'sgd'] = 'adamw'
-  """adamw, or sgd with Nesterov momentum."""
-  learning_rate: float = 1e-3
-  """Peak learning rate, reached after the warm-up."""
-  warmup: float = 0.1
-  """Share of the steps in which the rate rises linearly from zero, in [0, 1)."""
-  decay: Literal['cosine', 'linear', 'constant'] = 'cosine'
-  """How the rate falls to zero after the warm-up."""
-  weight_decay: float = 0.05
-  """Decoupled weight decay (adamw) or L2 (sgd); biases and norms are left alone."""
-  momentum: float = 0.9
-  """Nesterov momentum of sgd; adamw ignores it."""
-  clip_norm: float | None = 1.0
-  """Largest global norm of a gradient; None does not clip."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-  """What happens to training images on the device, in this order."""
-
-  crop_padding: int = 0
-  """Reflect-pad by so many pixels and crop back at random; 0 is off."""
-  flip: bool = False
-  """Mirror left and right with probability one half."""
-  erasing: float = 0.0
-  """Probability of erasing a random rectangle; 0 is off."""
-  mixup: float = 0.0
-  """Alpha of mixup; 0 is off."""
-  cutmix: float = 0.0
-  """Alpha of CutMix; 0 is off."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """One training run."""
-
-  out: pathlib.Path | None = None
-  """Run directory; None is runs/MODEL-DATA-seedN. The same command again resumes it."""
-  model: str = 'seed_classifier'
-  """Name of the model, as jattn.list_models() gives them."""
-  attention: str | None = None
-  """Mechanism in the model's slot, of jattn.list_attentions(); None is the model's own."""
-  pool: str | None = None
-  """Pooling of the model, of jattn.list_poolings(); None is the model's own."""
-  data: str = 'digits'
-  """digits, tfds:NAME, folder:PATH or npz:PATH."""
-  data_dir: pathlib.Path | None = None
-  """Where prepared TFDS data lies; None is TFDS_DATA_DIR or TFDS's own place."""
-  epochs: float = 10.0
-  """Passes over the training images; --steps wins over it."""
-  steps: int | None = None
-  """Optimizer steps; None follows from --epochs."""
-  batch_size: int = 128
-  """Images in a step, over all devices."""
-  seed: int = 0
-  """Decides initialisation, order of images, augmentation and dropout."""
-  precision: Literal['float32', 'bfloat16'] = 'float32'
-  """What layers compute in; parameters stay float32."""
-  label_smoothing: float = 0.0
-  """Label mass spread evenly over the classes, in [0, 1)."""
-  ema_decay: float | None = None
-  """Decay of a moving average of the weights, which is then what is evaluated; None is off."""
-  accumulate: int = 1
-  """Cut each batch into so many parts, to save memory."""
-  steps_per_call: int | None = None
-  """Updates in one call of the device; None is 1 on CPU and 8 elsewhere."""
-  fsdp: int = 1
-  """Devices that share one copy of the parameters."""
-  max_skips: int = 3
-  """Stop after so many updates in a row were skipped because something was not finite."""
-  log_every: int = 50
-  """Steps between two lines of training metrics."""
-  evaluate_every: int | None = None
-  """Steps between evaluations on the choose split; None is one epoch."""
-  checkpoint_every: int | None = None
-  """Steps between checkpoints; None is one epoch."""
-  keep: int = 2
-  """Newest checkpoints to keep, besides the best on the choose split."""
-  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-
-
-_DIGITS = TrainConfig(
-  epochs=8,
-  batch_size=32,
-  label_smoothing=0.1,
-  ema_decay=0.99,
-  log_every=125,
-  augment=AugmentConfig(crop_padding=3),
-)
-_CIFAR10 = TrainConfig(data='tfds:cifar10', augment=AugmentConfig(crop_padding=4, flip=True))
-_ARMS = {
-  '': 'seed_classifier',
-  '_no_attention': 'seed_classifier_no_attention',
-  '_weighted_average': 'seed_classifier_weighted_average',
-}
-
-PRESETS: dict[str, TrainConfig] = {
-  preset + arm: dataclasses.replace(config, model=model)
-  for preset, config in (('digits', _DIGITS), ('cifar10', _CIFAR10))
-  for arm, model in _ARMS.items()
-}
+from experiments.presets import PRESETS
+from experiments.settings import AugmentConfig, OptimizerConfig, TrainConfig
 
 # What may differ between a run and its resumption without changing a single weight.
-FREE = ('out', 'data_dir', 'log_every', 'evaluate_every', 'checkpoint_every', 'keep')
+FREE = 'out data_dir in_memory workers log_every evaluate_every checkpoint_every keep'.split()
 
 
 def parse(arguments: Sequence[str], *, program: str = 'python -m experiments.train') -> TrainConfig:
@@ -183,7 +77,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
   """The configuration as JSON values, without the run directory, which may move."""
   values = dataclasses.asdict(config)
   del values['out']
-  values['data_dir'] = None if config.data_dir is None else str(config.data_dir)
+  for key in ('data_dir', 'init_from'):
+    values[key] = None if values[key] is None else str(values[key])
+  values['optimizer']['drops'] = list(config.optimizer.drops)
   return values
 
 
@@ -213,45 +109,99 @@ def check(config: TrainConfig) -> None:
   Raises:
     ConfigError: naming the flag, its value and what it must be.
   """
-  optimizer, augment = config.optimizer, config.augment
-  rules = [
-    ('--batch-size', config.batch_size, config.batch_size >= 1, 'at least 1'),
-    ('--epochs', config.epochs, config.epochs > 0, 'above 0'),
-    ('--steps', config.steps, config.steps is None or config.steps >= 1, 'at least 1'),
-    ('--seed', config.seed, 0 <= config.seed < 2**32, 'in [0, 2^32)'),
-    ('--accumulate', config.accumulate, config.accumulate >= 1, 'at least 1'),
-    ('--label-smoothing', config.label_smoothing, 0 <= config.label_smoothing < 1, 'in [0, 1)'),
-    ('--ema-decay', config.ema_decay, 0 < (config.ema_decay or 0.5) < 1, 'in (0, 1) or None'),
-    ('--max-skips', config.max_skips, config.max_skips >= 1, 'at least 1'),
-    ('--log-every', config.log_every, config.log_every >= 1, 'at least 1'),
-    ('--keep', config.keep, config.keep >= 1, 'at least 1'),
-    ('--fsdp', config.fsdp, config.fsdp >= 1, 'at least 1'),
-    ('--optimizer.warmup', optimizer.warmup, 0 <= optimizer.warmup < 1, 'in [0, 1)'),
-    (
-      '--optimizer.learning-rate',
-      optimizer.learning_rate,
-      0 < optimizer.learning_rate < float('inf'),
-      'above 0',
-    ),
-    ('--optimizer.weight-decay', optimizer.weight_decay, optimizer.weight_decay >= 0, 'at least 0'),
-    ('--augment.crop-padding', augment.crop_padding, augment.crop_padding >= 0, 'at least 0'),
-    ('--augment.erasing', augment.erasing, 0 <= augment.erasing <= 1, 'in [0, 1]'),
-    ('--augment.mixup', augment.mixup, augment.mixup >= 0, 'at least 0'),
-    ('--augment.cutmix', augment.cutmix, augment.cutmix >= 0, 'at least 0'),
-  ]
-  for name in ('steps_per_call', 'evaluate_every', 'checkpoint_every'):
-    value = getattr(config, name)
-    rules.append((f'--{name.replace("_", "-")}', value, value is None or value >= 1, 'at least 1'))
-  for flag, value, good, must in rules:
+  for flag, value, good, must in (
+    *_rules_of_run(config),
+    *_rules_of_optimizer(config.optimizer),
+    *_rules_of_augmentation(config.augment),
+  ):
     if not good:
       raise ConfigError(f'{flag} {value} must be {must}')
+  _check_together(config)
+
+
+Rule = tuple[str, Any, bool, str]  # flag, value, whether it is good, what it must be
+
+
+def _rules_of_run(config: TrainConfig) -> list[Rule]:
+  ema_decay, freeze = config.ema_decay, config.freeze
+  rules = [
+    ('--epochs', config.epochs, config.epochs > 0, 'above 0'),
+    ('--seed', config.seed, 0 <= config.seed < 2**32, 'in [0, 2^32)'),
+    ('--label-smoothing', config.label_smoothing, 0 <= config.label_smoothing < 1, 'in [0, 1)'),
+    ('--ema-decay', ema_decay, ema_decay is None or 0 < ema_decay < 1, 'in (0, 1) or None'),
+    ('--drop-path', config.drop_path, 0 <= (config.drop_path or 0) < 1, 'in [0, 1) or None'),
+    ('--crop-ratio', config.crop_ratio, 0 < config.crop_ratio <= 1, 'in (0, 1]'),
+    ('--workers', config.workers, config.workers >= 0, 'at least 0'),
+    (
+      '--freeze',
+      freeze,
+      freeze is None or bool(re.fullmatch(r'stem|backbone|stage_\d+(/block_\d+)?', freeze)),
+      'stem, stage_S, stage_S/block_I or backbone',
+    ),
+  ]
+  for name in (
+    'batch_size steps accumulate max_skips log_every keep fsdp steps_per_call evaluate_every '
+    'checkpoint_every image_size store_size'
+  ).split():
+    value = getattr(config, name)
+    rules.append((f'--{name.replace("_", "-")}', value, value is None or value >= 1, 'at least 1'))
+  return rules
+
+
+def _rules_of_optimizer(optimizer: OptimizerConfig) -> list[Rule]:
+  rate, drops = optimizer.learning_rate, optimizer.drops
+  rising = drops and sorted({0.0, 1.0, *drops}) == [0.0, *drops, 1.0]
+  rules = [
+    ('learning-rate', rate, 0 < rate < float('inf'), 'above 0'),
+    ('warmup', optimizer.warmup, 0 <= optimizer.warmup < 1, 'in [0, 1)'),
+    ('drops', drops, bool(rising), 'rising in (0, 1)'),
+    ('weight-decay', optimizer.weight_decay, optimizer.weight_decay >= 0, 'at least 0'),
+    ('momentum', optimizer.momentum, 0 <= optimizer.momentum < 1, 'in [0, 1)'),
+    ('layer-decay', optimizer.layer_decay, 0 < optimizer.layer_decay <= 1, 'in (0, 1]'),
+  ]
+  return [(f'--optimizer.{flag}', *rest) for flag, *rest in rules]
+
+
+def _rules_of_augmentation(augment: AugmentConfig) -> list[Rule]:
+  area = augment.crop_area
+  rules = [
+    ('crop-area', area, area is None or 0 < area <= 1, 'in (0, 1] or None'),
+    ('crop-aspect', augment.crop_aspect, augment.crop_aspect >= 1, 'at least 1'),
+    ('rand-magnitude', augment.rand_magnitude, 0 <= augment.rand_magnitude <= 10, 'in 0..10'),
+  ]
+  for name in 'crop_padding rand_layers rand_std mixup cutmix'.split():
+    value = getattr(augment, name)
+    rules.append((name.replace('_', '-'), value, value >= 0, 'at least 0'))
+  for name in ('erasing', 'mix_probability', 'mix_switch'):
+    value = getattr(augment, name)
+    rules.append((name.replace('_', '-'), value, 0 <= value <= 1, 'in [0, 1]'))
+  return [(f'--augment.{flag}', *rest) for flag, *rest in rules]
+
+
+def _check_together(config: TrainConfig) -> None:
+  """Refuses flags that do not go together."""
+  augment = config.augment
   if config.batch_size % config.accumulate:
     raise ConfigError(
       f'--accumulate {config.accumulate} must divide --batch-size {config.batch_size}'
     )
   kind, _, rest = config.data.partition(':')
-  if not (config.data == 'digits' or (kind in ('tfds', 'folder', 'npz') and rest)):
-    raise ConfigError(f'--data {config.data!r} must be digits, tfds:NAME, folder:PATH or npz:PATH')
+  if not (config.data == 'digits' or (kind in ('tfds', 'folder', 'npz', 'scenes') and rest)):
+    raise ConfigError(
+      f'--data {config.data!r} must be digits, tfds:NAME, folder:PATH, npz:PATH or scenes:KIND'
+    )
+  if augment.crop_area is not None and augment.crop_padding:
+    raise ConfigError(
+      f'--augment.crop-area {augment.crop_area} and --augment.crop-padding {augment.crop_padding} '
+      'do not go together: set one to None or 0'
+    )
+  if augment.auto != 'none' and augment.rand_layers:
+    raise ConfigError(
+      f'--augment.auto {augment.auto} and --augment.rand-layers {augment.rand_layers} do not go '
+      'together: set one to none or 0'
+    )
+  if config.store_size is not None and (augment.crop_area is None or config.image_size is None):
+    raise ConfigError('--store-size needs --augment.crop-area and --image-size')
 
 
 def _cli(arguments: list[str], base: TrainConfig, program: str, description: str | None):
@@ -268,7 +218,7 @@ def _cli(arguments: list[str], base: TrainConfig, program: str, description: str
 def _flags(values: dict[str, Any]):
   for key, value in _flatten(values):
     yield f'--{key.replace("_", "-")}'
-    yield str(value)
+    yield from map(str, value if isinstance(value, list) else [value])
 
 
 def _flatten(values: dict[str, Any], prefix: str = ''):

@@ -10,11 +10,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from experiments.errors import run_main
+
+if TYPE_CHECKING:
+  from experiments.setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     raise ConfigError('name at least one image file')
   run = reload_run(chosen.run)
   setup = run.setup
-  images = np.stack([_read(path, setup.facts.size) for path in chosen.images])
+  images = np.stack([_read(path, setup) for path in chosen.images])
   prediction = jax.device_get(
     jax.jit(lambda v, x: setup.model.apply(v, setup.prepare(x), train=False))(run.variables, images)
   )
@@ -68,12 +71,14 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _read(path: pathlib.Path, size: int):
+def _read(path: pathlib.Path, setup: 'Setup'):
   from experiments.errors import InputError
   from jattn.data import DataError, decode, fit
 
+  config = setup.config
   try:
-    return fit(decode(path), size)
+    image = decode(path)
+    return fit(image, setup.facts.size, crop_ratio=config.crop_ratio, resample=config.resample)
   except DataError as error:
     raise InputError(f'{path} {error}') from None
 

@@ -36,7 +36,8 @@ def reload_run(path: pathlib.Path) -> Reloaded:
   if facts is None:
     raise RunError(f'{path} is not a run directory: it has no data.json')
   config = configuration.load(directory.path / 'config.json')
-  setup = make_setup(config, DataFacts.from_json(facts))
+  start = directory.read('start.json')
+  setup = make_setup(config, DataFacts.from_json(facts), shapes=start and start['shapes'])
   try:
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter('always', CheckpointWarning)

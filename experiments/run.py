@@ -1,5 +1,6 @@
 """One training run, from a configuration to a directory that tells all about it."""
 
+import dataclasses
 import statistics
 import time
 import warnings
@@ -11,11 +12,12 @@ from tensorboardX import SummaryWriter
 
 from experiments import config as configuration
 from experiments import environment, pictures
-from experiments.config import TrainConfig
-from experiments.errors import STOPPED, Diverged, InputError, RunError
+from experiments.errors import STOPPED, ConfigError, Diverged, InputError, RunError
 from experiments.progress import Reporter
 from experiments.rundir import RunDirectory
+from experiments.settings import TrainConfig
 from experiments.setup import DataFacts, Setup, check_devices, load_data, make_setup
+from experiments.start import load_start
 from jattn import training
 from jattn.data import DataError, stream_fingerprint
 from jattn.training.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
@@ -37,12 +39,15 @@ def run(config: TrainConfig) -> int:
         print(f'{directory.path} is done: {summary(result)}')
         return 0
     check_devices(config)
+    start = directory.read('start.json')
+    if config.init_from is not None and start is None and not config.init_from.exists():
+      raise ConfigError(f'--init-from {config.init_from} does not exist')
     began = time.perf_counter()
     dataset = load_data(config)
-    facts = DataFacts.of(dataset)
+    facts = DataFacts.of(dataset, normalization=config.normalization)
     if (old := directory.read('data.json')) is not None:
       refuse_changes(directory, old, facts.__dict__, 'data')
-    setup = make_setup(config, facts)
+    setup = make_setup(config, facts, shapes=start and start['shapes'])
     directory.write('config.json', configuration.to_json(config))
     directory.write('data.json', facts.__dict__)
     directory.write('env.json', environment.describe())
@@ -129,15 +134,26 @@ class Run:
     for warning in caught:
       print(f'warning: {warning.message}', flush=True)
     if restored is None:
-      return self.setup.create_state()
+      return self.begin()
     refuse_changes(self.directory, restored.meta['config'], self.meta['config'], 'configuration')
     refuse_changes(self.directory, restored.meta['data'], self.meta['data'], 'data')
     self.seconds_before = restored.meta['seconds']
     return restored.state
 
+  def begin(self) -> training.TrainState:
+    """A fresh state, with the weights of --init-from if there is one."""
+    if self.config.init_from is None:
+      return self.setup.create_state()
+    variables, told = load_start(self.setup)
+    self.directory.write('start.json', told)
+    self.setup = dataclasses.replace(self.setup, shapes=told['shapes'])
+    head = '; the last layer starts anew' if told['new_head'] else ''
+    print(f'starts from {self.config.init_from}{head}', flush=True)
+    return self.setup.create_state(variables)
+
   def announce(self, start: int) -> None:
     setup, facts = self.setup, self.setup.facts
-    shapes = jax.eval_shape(setup.create_state).params
+    shapes = setup.abstract_state().params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     device = jax.devices()[0].device_kind
     self.reporter.say(

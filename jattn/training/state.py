@@ -1,6 +1,5 @@
 """Everything that a training run must remember, as one pytree."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,7 +110,11 @@ def start_state(
     optimizer, mesh, ema: as for ``create_state``.
     seed: decides dropout and augmentation.
   """
-  create = functools.partial(begin, optimizer=optimizer, seed=seed, ema=ema)
+
+  def create(variables: Variables) -> TrainState:
+    # A step is given its state for good: what was handed in stays the caller's.
+    return begin(jax.tree.map(jnp.copy, variables), optimizer, seed=seed, ema=ema)
+
   variables = jax.device_put(dict(variables), state_sharding(dict(variables), mesh))
   places = state_sharding(jax.eval_shape(create, variables), mesh)
   return jax.jit(create, out_shardings=places)(variables)

@@ -75,6 +75,24 @@ def test_presets_of_the_twins_differ_in_the_model_alone():
       assert dataclasses.replace(twin, model='seed_classifier') == PRESETS[base]
 
 
+def test_published_recipes_are_as_published():
+  """Numbers of the papers, written here once more."""
+  residual, squeezed = PRESETS['resnet20_cifar10'], PRESETS['se_resnet20_cifar10']
+  assert (residual.model, residual.steps, residual.batch_size) == ('resnet20', 64_000, 128)
+  optimizer = residual.optimizer
+  assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
+  assert [drop * residual.steps for drop in optimizer.drops] == [32_000, 48_000]
+  assert (optimizer.nesterov, optimizer.warmup, optimizer.clip_norm) == (False, 0, None)
+  assert dataclasses.replace(squeezed, attention=None) == residual
+  compact = PRESETS['cct_2_cifar10']
+  assert (compact.model, compact.epochs, compact.batch_size) == ('cct_2_3x2_32', 200, 128)
+  assert (compact.optimizer.learning_rate, compact.optimizer.weight_decay) == (5e-4, 3e-2)
+  assert compact.optimizer.warmup * compact.epochs == 5
+  assert (compact.label_smoothing, compact.augment.auto) == (0.1, 'cifar10')
+  for config in PRESETS.values():
+    configuration.check(config)
+
+
 def test_flags_that_scripts_rely_on():
   config = parse(
     '--out r --steps 3 --epochs 2 --batch-size 16 --seed 7 --model m --data npz:x --data-dir d '
@@ -115,6 +133,20 @@ def test_a_mistyped_flag_gets_a_suggestion(capsys):
     (['--seed', '-1'], '--seed -1'),
     (['--epochs', 'nan'], '--epochs nan'),
     (['--checkpoint-every', '0'], '--checkpoint-every 0'),
+    (['--drop-path', '1'], '--drop-path 1.0 must be in'),
+    (['--crop-ratio', '0'], '--crop-ratio 0.0 must be in'),
+    (['--image-size', '0'], '--image-size 0 must be at least 1'),
+    (['--freeze', 'stage1'], '--freeze stage1 must be stem, stage_S, stage_S/block_I or backbone'),
+    (['--optimizer.layer-decay', '0'], '--optimizer.layer-decay 0.0 must be in'),
+    (['--optimizer.drops', '0.5', '0.5'], r'--optimizer.drops \(0.5, 0.5\) must be rising'),
+    (['--augment.rand-magnitude', '11'], '--augment.rand-magnitude 11.0 must be in 0..10'),
+    (['--augment.mix-switch', '2'], '--augment.mix-switch 2.0 must be in'),
+    (['--augment.crop-area', '0.5'], '--augment.crop-padding 3 do not go together'),
+    (
+      ['photographs', '--augment.auto', 'cifar10'],
+      '--augment.auto cifar10 and --augment.rand-layers 2 do not go together',
+    ),
+    (['--store-size', '40'], '--store-size needs --augment.crop-area and --image-size'),
     (['--config'], 'needs the path'),
     (['--config', 'nowhere.json'], 'cannot read nowhere.json'),
   ],
@@ -126,7 +158,8 @@ def test_bad_combinations_are_refused_by_name(arguments, message):
 
 def test_a_configuration_survives_json(tmp_path):
   config = parse(
-    'cifar10 --seed 3 --ema-decay 0.9 --data-dir /d --optimizer.clip-norm None'.split()
+    'cifar10 --seed 3 --ema-decay 0.9 --data-dir /d --optimizer.clip-norm None --init-from /w '
+    '--in-memory False --attention none --optimizer.drops 0.25 0.5 0.75'.split()
   )
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(configuration.to_json(config)))

@@ -163,6 +163,18 @@ def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path,
     run(tmp_path / 'a', '--model', 'resnet20', '--attention', 'squeeze_exite')
   with pytest.raises(ConfigError, match="'seed_classifier' takes no setting 'pool'"):
     run(tmp_path / 'a', '--pool', 'average')
+  for flags, message in (
+    ('--drop-path 0.1', "--drop-path 0.1: model 'seed_classifier' takes no setting 'drop_path'"),
+    ('--optimizer.layer-decay 0.5', '--optimizer.layer-decay 0.5, .*seed_classifier: .* needs blo'),
+    (
+      '--model resnet20 --freeze stage_7',
+      "--freeze stage_7, --model resnet20: nothing is called 'stage_7'.*'stage_2', 'backbone'",
+    ),
+    (f'--init-from {tmp_path}/none', '--init-from .*none does not exist'),
+  ):
+    with pytest.raises(ConfigError, match=message) as caught:
+      run(tmp_path / 'a', *flags.split())
+    assert '\n' not in str(caught.value)
   with pytest.raises(ConfigError, match='--batch-size 12 must be a multiple'):
     run(tmp_path / 'b', '--batch-size', '12')
   with pytest.raises(ConfigError, match='--fsdp 3 must divide'):

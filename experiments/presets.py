@@ -46,11 +46,11 @@ _RESNET20 = TrainConfig(
   ),
   augment=_CROP_AND_FLIP,
 )
-# Five passes: a rate that rises and falls once, and Nesterov's momentum.
+# Four passes: a rate that rises and falls once, and Nesterov's momentum.
 _RESNET20_SHORT = dataclasses.replace(
   _RESNET20,
   steps=None,
-  epochs=5,
+  epochs=4,
   log_every=50,
   optimizer=OptimizerConfig(name='sgd', learning_rate=0.2, warmup=0.2, weight_decay=5e-4),
 )
@@ -70,7 +70,7 @@ _CCT_2 = TrainConfig(
 )
 _CCT_2_SHORT = dataclasses.replace(
   _CCT_2,
-  epochs=5,
+  epochs=4,
   log_every=50,
   optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.2, weight_decay=3e-2),
   augment=_CROP_AND_FLIP,

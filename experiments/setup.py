@@ -103,7 +103,7 @@ class Setup:
   def abstract_state(self) -> Any:
     """Shapes, types and placement of the state, without computing it."""
     begin = functools.partial(
-      training.begin, optimizer=self.optimizer, seed=self.config.seed, ema=self.has_ema
+      training.state_of, optimizer=self.optimizer, seed=self.config.seed, ema=self.has_ema
     )
     shapes = jax.eval_shape(begin, self.variable_shapes())
     places = training.state_sharding(shapes, self.mesh)

@@ -2,6 +2,8 @@
 
   python -m experiments.train                    digits, embedded: 12 epochs
   python -m experiments.train cifar10            JPEG CIFAR-10 (TFDS_DATA_DIR or --data-dir)
+  python -m experiments.train resnet20_cifar10   a published recipe; cct_2_cifar10 and others
+  python -m experiments.train photographs --data folder:PATH --model resnet50 --init-from WEIGHTS
   python -m experiments.train digits --help      every flag
 
 Running the same command again resumes the run or reports it done. Exit codes: 0 done, 2 a bad flag,

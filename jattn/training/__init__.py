@@ -38,7 +38,7 @@ from jattn.training.mesh import make_mesh, place_batch, replicated, state_shardi
 from jattn.training.metrics import Metrics, measure
 from jattn.training.optimizer import make_optimizer, make_schedule
 from jattn.training.preemption import Preemption
-from jattn.training.state import TrainState, begin, create_state, start_state
+from jattn.training.state import TrainState, create_state, start_state, state_of
 from jattn.training.step import StepMetrics, make_eval_step, make_train_step, make_update
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
   'Preemption',
   'StepMetrics',
   'TrainState',
-  'begin',
   'create_state',
   'evaluate',
   'fit',
@@ -65,5 +64,6 @@ __all__ = [
   'place_batch',
   'replicated',
   'start_state',
+  'state_of',
   'state_sharding',
 ]

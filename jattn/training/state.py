@@ -53,7 +53,7 @@ class TrainState:
     return jax.random.fold_in(jax.random.key(self.seed), self.step)
 
 
-def begin(
+def state_of(
   variables: Variables, optimizer: optax.GradientTransformation, *, seed: int, ema: bool = False
 ) -> TrainState:
   """The state at step 0 with these variables; pure. Arguments as for ``create_state``."""
@@ -90,7 +90,7 @@ def create_state(
   """
 
   def create() -> TrainState:
-    return begin(init(jax.random.key(seed)), optimizer, seed=seed, ema=ema)
+    return state_of(init(jax.random.key(seed)), optimizer, seed=seed, ema=ema)
 
   return jax.jit(create, out_shardings=state_sharding(jax.eval_shape(create), mesh))()
 
@@ -113,7 +113,7 @@ def start_state(
 
   def create(variables: Variables) -> TrainState:
     # A step is given its state for good: what was handed in stays the caller's.
-    return begin(jax.tree.map(jnp.copy, variables), optimizer, seed=seed, ema=ema)
+    return state_of(jax.tree.map(jnp.copy, variables), optimizer, seed=seed, ema=ema)
 
   variables = jax.device_put(dict(variables), state_sharding(dict(variables), mesh))
   places = state_sharding(jax.eval_shape(create, variables), mesh)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jattn
 from experiments import config as configuration
-from experiments import train
+from experiments import predict, train
 from experiments.reload import reload_run
 from experiments.setup import DataFacts, load_data
 from jattn.training.checkpoint import Checkpoints
@@ -165,3 +165,11 @@ def test_in_memory_the_images_are_the_same(command, finished):
   batches = [next(d.batches(batch_size=16, seed=0)) for d in (held, streamed)]
   np.testing.assert_array_equal(batches[0].images, batches[1].images)
   assert batches[0].images.shape == (16, 44, 44, 3)
+
+
+def test_prediction_reads_a_file_as_evaluation_does(folder, finished):
+  run = reload_run(finished)
+  read = {predict._read(path, run.setup).tobytes() for path in folder.rglob('*.*')}
+  batch = next(load_data(run.setup.config).eval_batches('test', batch_size=8))
+  assert batch.images.shape == (8, 32, 32, 3)
+  assert {image.tobytes() for image in batch.images} <= read

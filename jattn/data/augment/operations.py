@@ -169,11 +169,14 @@ def _stretched(whole: jax.Array, level: jax.Array) -> jax.Array:
 def _equalized(whole: jax.Array) -> jax.Array:
   """Levels to their share of the pixels below, by Pillow's whole-number rule."""
   batch, height, width, channels = whole.shape
-  place = jnp.arange(batch * channels).reshape(batch, 1, 1, channels) * 256 + whole
-  counts = jnp.zeros(batch * channels * 256, jnp.int32).at[place.ravel()].add(1)
-  counts = counts.reshape(batch, channels, 256)
-  greatest = whole.max(axis=(1, 2))
-  last = jnp.take_along_axis(counts, greatest[..., None], axis=2)
+
+  def histogram(levels: jax.Array) -> jax.Array:
+    return jnp.zeros(256, jnp.int32).at[levels].add(1)
+
+  # Under vmap each device of a mesh counts its own images; one flat table would be summed over all.
+  of_channel = whole.reshape(batch, height * width, channels).swapaxes(1, 2)
+  counts = jax.vmap(jax.vmap(histogram))(of_channel)
+  last = jnp.sum(of_channel == of_channel.max(axis=2, keepdims=True), axis=2, keepdims=True)
   step = (height * width - last) // 255
   below = jnp.cumsum(counts, axis=2) - counts
   equal = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)

@@ -191,10 +191,10 @@ def arguments(
     'brightness': factor,
     'sharpness': factor,
   }
-  zero = jnp.zeros_like(strength)
-  return jnp.stack([values.get(name, zero) for name in OPERATIONS])[
-    operation, *jnp.indices(operation.shape, sparse=True)
-  ]
+  chosen = jnp.zeros_like(strength)
+  for name, value in values.items():
+    chosen = jnp.where(operation == OPERATIONS.index(name), value, chosen)
+  return chosen
 
 
 def operate_in_turn(

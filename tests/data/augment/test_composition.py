@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jattn.data import augment
 from tests.data.augment.conftest import B, C, H, W
@@ -47,6 +48,22 @@ def test_equal_under_vmap(name, images, labels):
   mapped = jax.jit(jax.vmap(ALL[name]))(keys, *stacked)
   for a, b in zip(COMPILED[name](key, images, labels), mapped, strict=True):
     np.testing.assert_allclose(a, b[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['random_resized_crop', 'rand_augment'])
+def test_each_device_augments_its_own_images(name, images, labels):
+  """Nothing is sent from one to another; only mixing needs the partner of an image."""
+  mesh = Mesh(jax.devices()[:2], ('data',))
+  batch = NamedSharding(mesh, PartitionSpec('data'))
+
+  def augmented(*args):
+    return jax.lax.with_sharding_constraint(ALL[name](*args), (batch, batch))
+
+  placed = jax.device_put((images, labels), batch)
+  text = jax.jit(augmented).lower(jax.random.key(0), *placed).compile().as_text()
+  assert 'num_partitions=2' in text
+  for sent in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'):
+    assert sent not in text
 
 
 @pytest.mark.parametrize('name', ALL)

@@ -9,13 +9,13 @@ import importlib
 
 from jattn import attention, backbones, models, ops, pooling, types
 from jattn.attention import create_attention, list_attentions
-from jattn.models import Classifier, create_model, list_models
+from jattn.models import Classifier, attach_attention, create_model, list_models, model_card
 from jattn.pooling import create_pooling, list_poolings
 from jattn.types import Attended, AttentionMap, Batch, Pooled, Prediction
 
 __version__ = '0.1.0'
 
-_ON_DEMAND = ('data', 'training', 'weights')
+_ON_DEMAND = ('data', 'explain', 'training', 'weights')
 _OF_WEIGHTS = ('WeightsError', 'export_model', 'load_exported', 'load_weights', 'save_weights')
 
 
@@ -34,6 +34,7 @@ __all__ = [
   'Classifier',
   'Pooled',
   'Prediction',
+  'attach_attention',
   'attention',
   'backbones',
   'create_attention',
@@ -42,6 +43,7 @@ __all__ = [
   'list_attentions',
   'list_models',
   'list_poolings',
+  'model_card',
   'models',
   'ops',
   'pooling',

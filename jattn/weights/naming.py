@@ -48,11 +48,15 @@ def to_timm(module: nn.Module, variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def timm_naming(module: nn.Module) -> Naming:
-  """Timm's names; WeightsError, now or for a path, where timm has no such module or layer."""
+  """Timm's names; WeightsError for a path where timm has no such module or layer."""
   names = getattr(module, 'timm_names', None)
-  if names is None:
-    raise WeightsError(f'timm has no {type(module).__name__}')
-  return naming_by(names, f'{type(module).__name__}.timm_names')
+  if names is not None:
+    return naming_by(names, f'{type(module).__name__}.timm_names')
+
+  def find(path: str) -> tuple[Layout, str]:
+    raise WeightsError(f'timm has no {type(module).__name__}, and so no name for {path}')
+
+  return find
 
 
 def naming_by(names: Layouts, owner: str) -> Naming:

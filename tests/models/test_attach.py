@@ -113,5 +113,5 @@ def test_a_backbone_without_places_says_so():
 
 def test_features_that_nobody_pools_take_no_block():
   model = jattn.create_model('vit_tiny_patch16_224', num_classes=3)
-  with pytest.raises(ValueError, match="where='features': the vector of VisionTransformer"):
+  with pytest.raises(ValueError, match="where='features': the vector of ViT is made before them"):
     jattn.attach_attention(model, {}, 'eca', 'features')

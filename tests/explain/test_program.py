@@ -61,6 +61,15 @@ def test_only_what_is_needed_is_run():
     program.run({z: given}, [y])
 
 
+def test_what_is_given_is_not_made_again_beside_another_result_of_the_same_step():
+  def forward(x):
+    y, z = jnp.split(x, 2)
+    return y, y + 10 * z
+
+  program, (x,), (y, total) = trace(forward, jnp.ones(2))
+  assert program.run({x: jnp.array([1.0, 2.0]), y: jnp.array([5.0])}, [total])[0].tolist() == [25.0]
+
+
 @pytest.mark.parametrize(
   ('rearrange', 'found'),
   [

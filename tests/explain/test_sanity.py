@@ -10,6 +10,7 @@ from jattn.explain import (
   class_sensitivity,
   explain,
   parameter_randomisation,
+  spearman,
 )
 from jattn.explain.sanity import layers_from_the_top
 from tests.explain.networks import convolutional, predict, rank_correlation, transformer
@@ -37,12 +38,17 @@ def test_layers_come_from_the_top():
 
 
 def test_parameters_drawn_anew_change_a_map_that_depends_on_them():
-  scores = parameter_randomisation(KEY, 'grad_cam', *convolutional(), TARGETS)
+  """In the end all of them are those of a new network."""
+  model, variables, images = convolutional()
+  scores = parameter_randomisation(KEY, 'grad_cam', model, variables, images, TARGETS)
   assert list(scores)[:3] == ['unchanged', 'head', 'attention_0']
   assert (scores['unchanged'].value == 1).all()
   last = list(scores.values())[-1]
   assert not last.higher_is_better
   assert (last.value < 0.9).all()
+  fresh = jax.jit(lambda key: model.init(key, images, train=False))(KEY)
+  maps = [explain('grad_cam', model, v, images, TARGETS) for v in (variables, fresh)]
+  assert last.value.tolist() == spearman(*map(jnp.abs, maps))[0].tolist()
   assert all(np.isfinite(s.value).all() for s in scores.values())
 
 

@@ -4,12 +4,15 @@ import pytest
 
 import jattn
 from experiments import model_page
+from tests.models.test_zoo import PARAMETERS
 
 LINES = model_page.PAGE.read_text().removeprefix(model_page.HEAD).splitlines()
 
 
-def test_every_name_has_its_line():
-  assert [line.split('`')[1] for line in LINES] == jattn.list_models()
+def test_every_name_has_its_line_and_its_count():
+  told = {line.split('`')[1]: int(line.split('|')[4].replace(',', '')) for line in LINES}
+  assert list(told) == jattn.list_models()
+  assert told == PARAMETERS
 
 
 # Tracing every network would take a minute.

@@ -47,6 +47,8 @@ PARAMETERS = {
 # They look at nothing that comes back, see their docstrings.
 WITHOUT_MAPS = {name for name in PARAMETERS if name.startswith(('resnet', 'resnext', 'convnext'))}
 WITHOUT_MAPS |= {'lambda_resnet26t', 'seed_classifier_no_attention'}
+KINDS = [n for n in PARAMETERS if n.startswith(('seed', 'vit_tiny', 'resnet20', 'cct_2', 'coat'))]
+KINDS += ['resnet18', 'skresnet18', 'resnest14d', 'botnet26t_256', 'halonet26t', 'convnext_atto']
 TRAINED_LARGE = {'drop_path': 0.1, 'remat': True, 'dtype': jnp.bfloat16}
 
 # One name of each family, narrow, with what makes its slot free for any mechanism.
@@ -87,7 +89,8 @@ def test_every_name_has_golden_numbers():
   assert set(models.MODELS) == set(PARAMETERS) == set(jattn.list_models())
 
 
-@pytest.mark.parametrize('name', PARAMETERS)
+# The families' own tests count every name; here each kind of network is trained as large ones are.
+@pytest.mark.parametrize('name', KINDS)
 def test_counts_maps_and_the_settings_of_large_training(name):
   takes = inspect.signature(models.MODELS[name]).parameters
   settings = {key: value for key, value in TRAINED_LARGE.items() if key in takes}
@@ -107,7 +110,7 @@ def test_counts_maps_and_the_settings_of_large_training(name):
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-@pytest.mark.parametrize('index', range(4))
+@pytest.mark.parametrize('index', range(3))
 def test_any_mechanism_and_any_pooling_go_into_any_family(name, index):
   """Each family has other mechanisms in its slot, each mechanism another pooling behind it."""
   offset = list(FAMILIES).index(name) + len(FAMILIES) * index
@@ -117,8 +120,9 @@ def test_any_mechanism_and_any_pooling_go_into_any_family(name, index):
   model = jattn.create_model(name, num_classes=3, **settings)
   prediction, variables = traced(model, 32, train=False)
   assert prediction.logits.shape == (1, 3)
-  control = jattn.create_model(name, num_classes=3, **{**settings, 'attention': None})
-  assert jax.tree.structure(traced(control, 32, train=False)[1]) != jax.tree.structure(variables)
+  if index == 0:
+    control = jattn.create_model(name, num_classes=3, **{**settings, 'attention': None})
+    assert jax.tree.structure(traced(control, 32, train=False)[1]) != jax.tree.structure(variables)
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -5,13 +5,17 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import evaluate, predict, train
+import jattn
+from experiments import evaluate, predict, save_weights, train
 from experiments.errors import ConfigError, InputError, RunError
+from experiments.reload import reload_run
 from experiments.rundir import RunDirectory
+from experiments.settings import TrainConfig
 
 SMALL = '--steps 6 --batch-size 16 --log-every 2 --checkpoint-every 3 --evaluate-every 3'.split()
 
@@ -229,3 +233,32 @@ def test_a_missing_platform_is_said_in_two_lines(tmp_path):
   assert 'Traceback' not in done.stderr
   assert 'JAX_PLATFORMS=cuda cannot be used here' in done.stderr
   assert 'jattn[cuda12]' in done.stderr
+
+
+def test_weights_leave_as_files_and_come_back(finished, tmp_path, capsys):
+  folder = tmp_path / 'weights'
+  assert save_weights.main([str(finished), '--out', str(folder)]) == 0
+  assert capsys.readouterr().out.strip() == f'wrote {folder}'
+  saved, run = read(folder / 'config.json'), reload_run(finished)
+  assert (saved['num_classes'], saved['library_name']) == (10, 'jattn')
+  assert saved['pretrained_cfg']['mean'] == pytest.approx(run.setup.facts.mean)
+  assert saved['pretrained_cfg']['input_size'] == [3, 32, 32]
+  again = jattn.load_weights(folder, jattn.create_model('seed_classifier'))
+  for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.variables), strict=True):
+    np.testing.assert_array_equal(one, other)
+  with pytest.raises(RunError, match='overwrite'):
+    save_weights.main([str(finished), '--out', str(folder)])
+  assert save_weights.main([str(finished), '--out', str(folder), '--overwrite', 'True']) == 0
+
+
+def test_weights_have_timms_names_only_where_the_network_is_timms():
+  assert save_weights.naming(TrainConfig(model='botnet26t_256'))['library'] == 'timm'
+  for changed in (
+    TrainConfig(model='botnet26t_256', attention='none'),
+    TrainConfig(model='resnet18', pool='max'),
+    TrainConfig(model='cct_2_3x2_32'),
+    TrainConfig(),
+  ):
+    assert save_weights.naming(changed)['library'] == 'jattn'
+  slots = save_weights.naming(TrainConfig(model='resnet20', attention='eca'))['settings']
+  assert slots == {'attention': 'eca'}

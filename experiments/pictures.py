@@ -1,6 +1,7 @@
 """The pictures of a run: how it learned, and where it looked."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from jattn.types import AttentionMap
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
+# In the order in which a classifier applies them.
+_PARTS = ('backbone', 'attention', 'pool')
 REDUCTIONS = {
   'position': 'attention received: mean over heads and queries',
   'pool': 'pooling weights, mean over maps',
@@ -22,11 +25,12 @@ REDUCTIONS = {
 def spatial(attention: AttentionMap) -> np.ndarray | None:
   """One map over positions for each image, [B, H, W], as a multiple of the uniform weight.
 
-  ``position``: how much attention each position receives, the mean over heads and queries.
+  ``position``: how much attention each position receives, the mean over heads and queries; what a
+  class token or padding receives is left out.
   ``pool``: the mean over maps. ``gate``: the mean over channels, divided by its mean over
   positions. None for kinds that say nothing of positions.
   """
-  weights = np.asarray(attention.weights, np.float64)
+  weights = np.asarray(attention.dense(), np.float64)
   height, width = attention.grid
   if attention.kind == 'position' and weights.shape[-1] == height * width:
     received = weights.mean(axis=(1, 2)).reshape(-1, height, width)
@@ -38,6 +42,17 @@ def spatial(attention: AttentionMap) -> np.ndarray | None:
     return None
   mean = received.mean(axis=(1, 2), keepdims=True)
   return received / np.where(mean > 0, mean, 1)
+
+
+def place(name: str) -> tuple:
+  """Sorts the paths of maps as their layers stand in a model; jit returns them by the alphabet.
+
+  >>> sorted(['backbone/block_10/w', 'pool/w', 'attention_0/w', 'backbone/block_9/w'], key=place)
+  ['backbone/block_9/w', 'backbone/block_10/w', 'attention_0/w', 'pool/w']
+  """
+  part = name.split('/')[0].partition('_')[0]
+  rank = _PARTS.index(part) if part in _PARTS else len(_PARTS)
+  return rank, [int(s) if s.isdigit() else s for s in re.split(r'(\d+)', name)]
 
 
 def draw_attention(
@@ -63,7 +78,7 @@ def draw_attention(
   drawable = {name: grid for name, m in maps.items() if (grid := spatial(m)) is not None}
   if not drawable:
     return False
-  name = list(drawable)[-1]
+  name = max(drawable, key=place)
   heat = drawable[name]
   columns = min(4, len(images))
   rows = -(-len(images) // columns)

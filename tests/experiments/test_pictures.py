@@ -1,0 +1,44 @@
+"""Which map is drawn, and what it shows."""
+
+import numpy as np
+import pytest
+
+from experiments import pictures
+from jattn.types import AttentionMap
+
+
+def position(weights, keys=None):
+  weights = np.asarray(weights, np.float32)[None, None]
+  return AttentionMap(weights, 'position', (1, 2), None if keys is None else np.asarray(keys))
+
+
+def test_attention_received_leaves_out_what_a_class_token_receives():
+  plain = position([[0.25, 0.75], [0.75, 0.25]])
+  np.testing.assert_allclose(pictures.spatial(plain), [[[1, 1]]])
+  # Three tokens, the first of class: the positions receive 0.1 + 0.3 + 0.1 and 0.3 + 0.5 + 0.7.
+  token = position([[0.6, 0.1, 0.3], [0.2, 0.3, 0.5], [0.2, 0.1, 0.7]], [[-1, 0, 1]] * 3)
+  np.testing.assert_allclose(pictures.spatial(token), [[[0.5, 1.5]]], rtol=1e-6)
+  # A local map: each query sees one position and what is outside.
+  local = position([[1.0, 0.0], [0.5, 0.5]], [[1, -1], [1, -1]])
+  np.testing.assert_allclose(pictures.spatial(local), [[[0, 2]]])
+
+
+def test_gates_without_positions_are_not_drawn(tmp_path):
+  gate = AttentionMap(np.ones((1, 1, 1, 4), np.float32), 'gate', (1, 2))
+  assert pictures.spatial(gate) is None
+  images = np.zeros((1, 8, 8, 3), np.uint8)
+  told = {'images': images, 'truth': ['a'], 'predicted': ['a']}
+  assert not pictures.draw_attention(tmp_path / 'x.png', maps={'pool/gate': gate}, **told)
+  assert not (tmp_path / 'x.png').exists()
+
+
+@pytest.mark.parametrize(
+  ('names', 'last'),
+  [
+    (['backbone/stage_0/block_10/w', 'backbone/stage_0/block_9/w'], 'backbone/stage_0/block_10/w'),
+    (['attention_0/w', 'backbone/stage_3/w'], 'attention_0/w'),
+    (['attention_10/w', 'attention_9/w', 'pool/w'], 'pool/w'),
+  ],
+)
+def test_the_last_map_of_the_model_is_drawn(names, last):
+  assert max(names, key=pictures.place) == last

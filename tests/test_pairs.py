@@ -1,5 +1,7 @@
 """Every mechanism with every pooling: each pair initialises and can be trained."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,13 +44,40 @@ def train(model, images):
   return *update(state, batch), state
 
 
+@functools.cache
+def behind(pool, shape):
+  """A step of a pooling and a head on features of this shape, as mechanisms make them."""
+  features = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def step(features):
+    module, head = jattn.create_pooling(pool), Head(CLASSES)
+    pooled, variables = module.init_with_output(jax.random.key(0), features, train=False)
+    logits, _ = head.init_with_output(jax.random.key(0), pooled.vector, train=False)
+
+    def loss(params, features):
+      given = {**variables, 'params': params}
+      return module.apply(given, features, train=True).vector.sum()
+
+    gradients = jax.grad(loss, argnums=(0, 1))(variables.get('params', {}), features)
+    return logits, gradients
+
+  logits, (_, gradient) = jax.eval_shape(step, features)
+  assert logits.shape == (shape[0], CLASSES)
+  assert gradient.shape == shape
+
+
 @pytest.mark.parametrize('attention', MECHANISMS)
 def test_every_pair_has_a_step(attention):
+  """Of each mechanism one whole step, and of every pooling one on what the mechanism makes."""
   images = jnp.zeros((2, 10, 14, 3))
+  pool = POOLINGS[(3 * MECHANISMS.index(attention) + 1) % len(POOLINGS)]
+  state, metrics, before = jax.eval_shape(lambda: train(classifier(attention, pool), images))
+  assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, before.params)
+  assert metrics.loss.shape == ()
+  module, x = jattn.create_attention(attention), jnp.zeros((2, 5, 7, 16))
+  made = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x, train=False)[0])
   for pool in POOLINGS:
-    state, metrics, before = jax.eval_shape(lambda p=pool: train(classifier(attention, p), images))
-    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, before.params)
-    assert metrics.loss.shape == ()
+    behind(pool, made.features.shape)
 
 
 @pytest.mark.parametrize('index', range(max(len(MECHANISMS), len(POOLINGS))))

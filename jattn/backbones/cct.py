@@ -1,7 +1,7 @@
 """The compact convolutional transformer: convolutions make the tokens of a small transformer."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import chex
 import flax.linen as nn
@@ -157,6 +157,10 @@ class CCT(nn.Module):
   dtype: jnp.dtype | None = None
   inserts: Inserts = ()
   remat: bool = False
+
+  # Of a leaf, the axes along which lie positions of the grid it was trained at: a file may have
+  # another grid than the model's.
+  tables: ClassVar[Mapping[str, tuple[int, ...]]] = {'positions': (0, 1)}
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> Attended:

@@ -77,12 +77,13 @@ def naming_by(names: Layouts, owner: str) -> Naming:
 def own_naming(module: nn.Module) -> Naming:
   """Our own: a tensor is called like its leaf, 'params/backbone/conv_0/kernel', and lies alike."""
   names = naming_by(getattr(module, 'timm_names', None) or {}, '')
+  tables = getattr(getattr(module, 'backbone', None), 'tables', {})
 
   def find(path: str) -> tuple[Layout, str]:
     try:
       layout, _ = names(path)
     except WeightsError:
-      return Array(path), ''
+      return Array(path, resizable=tables.get(path.removeprefix('params/backbone/'), ())), ''
     return Array(path, resizable=layout.resizable), ''
 
   return find

@@ -196,3 +196,15 @@ def _npz(variables, prefix):
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
   }
   return give(naming_by(prefixed(MODEL.names('big_vision'), name=prefix), 'test'), leaves)
+
+
+def test_positions_under_our_names_may_be_of_another_grid(tmp_path):
+  model = jattn.create_model('cct_2_3x2_32', num_classes=3, depth=1, width=8, stem=(8,))
+  small, large = (jnp.ones((1, side, side, 3)) for side in (32, 48))
+  variables = jax.jit(lambda: model.init(jax.random.key(0), small, train=False))()
+  jattn.save_weights(tmp_path / 'x', model, variables)
+  again = jattn.load_weights(tmp_path / 'x', model, image_size=48)
+  table = again['params']['backbone']['positions']
+  np.testing.assert_array_equal(table, variables['params']['backbone']['positions'])
+  prediction = jax.eval_shape(lambda: model.apply(again, large, train=False))
+  assert table.shape[0] < prediction.maps['pool/weights'].grid[0]

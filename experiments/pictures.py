@@ -1,20 +1,17 @@
 """The pictures of a run: how it learned, and where it looked."""
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from jattn.types import AttentionMap
+from jattn.types import AttentionMap, in_order
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-# In the order in which a classifier applies them.
-_PARTS = ('backbone', 'attention', 'pool')
 REDUCTIONS = {
   'position': 'attention received: mean over heads and queries',
   'pool': 'pooling weights, mean over maps',
@@ -44,17 +41,6 @@ def spatial(attention: AttentionMap) -> np.ndarray | None:
   return received / np.where(mean > 0, mean, 1)
 
 
-def place(name: str) -> tuple:
-  """Sorts the paths of maps as their layers stand in a model; jit returns them by the alphabet.
-
-  >>> sorted(['backbone/block_10/w', 'pool/w', 'attention_0/w', 'backbone/block_9/w'], key=place)
-  ['backbone/block_9/w', 'backbone/block_10/w', 'attention_0/w', 'pool/w']
-  """
-  part = name.split('/')[0].partition('_')[0]
-  rank = _PARTS.index(part) if part in _PARTS else len(_PARTS)
-  return rank, [int(s) if s.isdigit() else s for s in re.split(r'(\d+)', name)]
-
-
 def draw_attention(
   path: pathlib.Path,
   *,
@@ -68,17 +54,17 @@ def draw_attention(
   Args:
     path: the PNG to write.
     images: [B, H, W, 3] uint8.
-    maps: of these images; the last one that speaks of positions is drawn.
+    maps: of these images; the model's last one that speaks of positions is drawn.
     truth: B names, or None where nobody knows.
     predicted: B names.
 
   Returns:
     Whether there was a map to draw; without one nothing is written.
   """
-  drawable = {name: grid for name, m in maps.items() if (grid := spatial(m)) is not None}
+  drawable = {name: grid for name, m in in_order(maps).items() if (grid := spatial(m)) is not None}
   if not drawable:
     return False
-  name = max(drawable, key=place)
+  name = list(drawable)[-1]
   heat = drawable[name]
   columns = min(4, len(images))
   rows = -(-len(images) // columns)

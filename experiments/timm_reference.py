@@ -8,7 +8,6 @@ huggingface_hub), which jattn itself does not: ``tests.fixtures.make_timm_models
 import importlib
 import importlib.machinery
 import operator
-import re
 import sys
 import types
 import zlib
@@ -16,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from jattn.types import in_order
 
 
 class _Empty(type):
@@ -159,7 +160,7 @@ def arrange(caught: list[np.ndarray], maps: Mapping[str, Any]) -> dict[str, np.n
     ValueError: a map has no counterpart, or one of a map's size is left over.
   """
   rest, found = list(caught), {}
-  for name, ours in sorted(maps.items(), key=_layer_order):
+  for name, ours in in_order(maps).items():
     shape = ours.weights.shape
     size = int(np.prod(shape))
     while rest and rest[0].size != size:
@@ -173,11 +174,6 @@ def arrange(caught: list[np.ndarray], maps: Mapping[str, Any]) -> dict[str, np.n
   if any(left.size == np.prod(ours.weights.shape) for left in rest for ours in maps.values()):
     raise ValueError('timm computes more maps than ours are')
   return found
-
-
-def _layer_order(item: tuple[str, Any]) -> list[tuple[int, str]]:
-  """Block 2 before block 10; jit and eval_shape return a dictionary in the order of its letters."""
-  return [(int(part), '') if part.isdigit() else (0, part) for part in re.split(r'(\d+)', item[0])]
 
 
 def _out_of_blocks(theirs: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:

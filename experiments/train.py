@@ -1,6 +1,6 @@
 """Does the tutorial's attention classifier learn, and where does it look?
 
-  python -m experiments.train                    digits, embedded: 12 epochs
+  python -m experiments.train                    digits, embedded: 8 epochs
   python -m experiments.train cifar10            JPEG CIFAR-10 (TFDS_DATA_DIR or --data-dir)
   python -m experiments.train resnet20_cifar10   a published recipe; cct_2_cifar10 and others
   python -m experiments.train photographs --data folder:PATH --model resnet50 --init-from WEIGHTS

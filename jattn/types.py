@@ -5,6 +5,7 @@ positions, ``M`` maps (attention heads), ``Q`` queries, ``K`` keys, ``D`` head w
 Images are NHWC. ``H`` is never heads.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -94,11 +95,32 @@ class Pooled:
 class Prediction:
   """What a model returns: ``logits`` [B, L] float32 and every map under a slash path.
 
-  Paths read as the model is built: ``"attention_0/weights"``, ``"pool/weights"``.
+  Paths read as the model is built: ``"attention_0/weights"``, ``"pool/weights"``. What JAX returns
+  from a transformation has its keys by the alphabet; ``in_order`` puts them as the layers stand.
   """
 
   logits: jax.Array
   maps: Mapping[str, AttentionMap] = flax.struct.field(default_factory=dict)
+
+
+_PARTS = ('backbone', 'attention', 'pool')
+
+
+def in_order(maps: Mapping[str, AttentionMap]) -> dict[str, AttentionMap]:
+  """The same maps as their layers stand in a model: block 2 before block 10, the pooling last.
+
+  >>> paths = ['attention_0/w', 'backbone/block_10/w', 'backbone/block_2/w', 'pool/w']
+  >>> list(in_order(dict.fromkeys(paths)))
+  ['backbone/block_2/w', 'backbone/block_10/w', 'attention_0/w', 'pool/w']
+  """
+
+  def place(path: str) -> tuple[int, list[str | int]]:
+    part = path.split('/')[0].partition('_')[0]
+    rank = _PARTS.index(part) if part in _PARTS else len(_PARTS)
+    # Digits and the rest take turns, so numbers are compared with numbers only.
+    return rank, [int(s) if s.isdigit() else s for s in re.split(r'(\d+)', path)]
+
+  return {path: maps[path] for path in sorted(maps, key=place)}
 
 
 @flax.struct.dataclass

@@ -9,11 +9,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Room -> rooms it may import. Never sideways, never up.
-GROUND = {'ops', 'types', 'names', 'layers', 'layouts'}
+GROUND = {'ops', 'types', 'names', 'layers', 'layouts', 'npz_member'}
 FLOORS = {
   'names': set(),
   'types': set(),
   'layouts': set(),
+  'npz_member': set(),
   'counting': set(),
   'ops': {'types', 'names'},
   'layers': {'ops', 'types', 'names'},

@@ -76,7 +76,7 @@ def test_equals_timm(case):
     if mode == 'eval':
       continue
     for name, value in to_timm(model, {'params': gradient}).items():
-      check_gradient(name, value, found[f'grad/{name}'])
+      check_gradient(name, value, arrays[f'grad/{name}'])
     if new:
       for name, value in to_timm(model, new).items():
         close(value, arrays[f'new/{name}'], name)

@@ -8,13 +8,12 @@ from jattn.backbones.conv_stack import ConvStack
 from jattn.backbones.convnext import ConvNeXt, ConvNeXtBlock
 from jattn.backbones.resnet import ResNet
 from jattn.backbones.resnet_blocks import ResidualBlock
-from jattn.backbones.resnet_cifar import BasicBlock, ResNetCifar
+from jattn.backbones.resnet_cifar import ResNetCifar
 from jattn.backbones.vit import ViT
 from jattn.backbones.vit_block import ViTBlock
 
 __all__ = [
   'CCT',
-  'BasicBlock',
   'ByobNet',
   'CoAtNet',
   'ConvNeXt',

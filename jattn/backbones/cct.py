@@ -15,10 +15,8 @@ from jattn.backbones.slots import (
   Maps,
   attend_in_block,
   check_inserts,
-  insert,
   places,
-  run,
-  under,
+  run_stage,
 )
 from jattn.layers import Activation, DropPath, activation, conv, dense, drop_path_rates, layer_norm
 from jattn.ops import Init, attention_weights, weigh
@@ -174,24 +172,22 @@ class CCT(nn.Module):
     x = self._tokens(images)
     if self.positions != 'none':
       x = x + self._positions(x.shape[1:3]).astype(x.dtype)[None]
-    maps: Maps = {}
-    for index, rate in enumerate(drop_path_rates(self.drop_path, (self.depth,))[0]):
-      path = f'stage_0/block_{index}'
-      block = CompactBlock(
-        self._own if self.attention == 'self' else self.attention,
-        self.mlp_ratio,
-        self.activation,
-        self.initialization,
-        self.dtype,
-        rate,
-        name=path.replace('/', '_'),
-      )
-      attended = run(block, x, train=train, remat=self.remat)
-      x, inserted = insert(self, self.inserts, path, attended.features, train=train)
-      maps |= under(path, attended.maps) | inserted
-    x, inserted = insert(self, self.inserts, 'stage_0', x, train=train)
+    rates = drop_path_rates(self.drop_path, (self.depth,))[0]
+    blocks = (self._block(index, rate) for index, rate in enumerate(rates))
+    x, maps = run_stage(self, 0, blocks, x, train=train)
     x = layer_norm(name='norm', epsilon=EPSILON, dtype=self.dtype)(x)
-    return Attended(x, maps | inserted, (x,))
+    return Attended(x, maps, (x,))
+
+  def _block(self, index: int, rate: float) -> CompactBlock:
+    return CompactBlock(
+      self._own if self.attention == 'self' else self.attention,
+      self.mlp_ratio,
+      self.activation,
+      self.initialization,
+      self.dtype,
+      rate,
+      name=f'stage_0_block_{index}',
+    )
 
   def _tokens(self, x: jax.Array) -> jax.Array:
     for index, features in enumerate((*self.stem, self.width)):

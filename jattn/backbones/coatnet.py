@@ -10,16 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.backbones.coatnet_blocks import MBConv, RelativeAttention, TransformerBlock
-from jattn.backbones.slots import (
-  Inserts,
-  MakeAttention,
-  Maps,
-  check_inserts,
-  insert,
-  places,
-  run,
-  under,
-)
+from jattn.backbones.slots import Inserts, MakeAttention, Maps, check_inserts, places, run_stage
 from jattn.layers import Activation, Norm, activation, conv, drop_path_rates, layer_norm, norm
 from jattn.layouts import Conv, Layouts, Linear, prefixed
 from jattn.layouts import Norm as NormLayout
@@ -111,14 +102,10 @@ class CoAtNet(nn.Module):
     maps: Maps = {}
     stages = []
     for stage, depth in enumerate(self.depths):
-      for index in range(depth):
-        path = f'stage_{stage}/block_{index}'
-        block = self._block(stage, index, name=path.replace('/', '_'))
-        attended = run(block, x, train=train, remat=self.remat)
-        x, inserted = insert(self, self.inserts, path, attended.features, train=train)
-        maps |= under(path, attended.maps) | inserted
-      x, inserted = insert(self, self.inserts, f'stage_{stage}', x, train=train)
-      maps |= inserted
+      names = [f'stage_{stage}_block_{index}' for index in range(depth)]
+      blocks = (self._block(stage, index, name=name) for index, name in enumerate(names))
+      x, found = run_stage(self, stage, blocks, x, train=train)
+      maps |= found
       stages.append(x)
     x = layer_norm(name='norm', dtype=self.dtype)(x)
     return Attended(x, maps, (*stages[:-1], x))

@@ -13,10 +13,8 @@ from jattn.backbones.slots import (
   Maps,
   attend_in_block,
   check_inserts,
-  insert,
   places,
-  run,
-  under,
+  run_stage,
 )
 from jattn.layers import (
   Activation,
@@ -143,26 +141,24 @@ class ConvNeXt(nn.Module):
       if stage:
         x = layer_norm(name=f'downsample_{stage}_norm', dtype=self.dtype)(x)
         x = self._patches(f'downsample_{stage}', self.widths[stage], 2, x)
-      for index in range(depth):
-        path = f'stage_{stage}/block_{index}'
-        block = ConvNeXtBlock(
-          self.attention,
-          self.kernel_size,
-          self.mlp_ratio,
-          self.activation,
-          self.init_values,
-          rates[stage][index],
-          self.initialization,
-          self.dtype,
-          name=path.replace('/', '_'),
-        )
-        attended = run(block, x, train=train, remat=self.remat)
-        x, inserted = insert(self, self.inserts, path, attended.features, train=train)
-        maps |= under(path, attended.maps) | inserted
-      x, inserted = insert(self, self.inserts, f'stage_{stage}', x, train=train)
-      maps |= inserted
+      blocks = (self._block(stage, index, rates[stage][index]) for index in range(depth))
+      x, found = run_stage(self, stage, blocks, x, train=train)
+      maps |= found
       stages.append(x)
     return Attended(x, maps, tuple(stages))
+
+  def _block(self, stage: int, index: int, rate: float) -> ConvNeXtBlock:
+    return ConvNeXtBlock(
+      self.attention,
+      self.kernel_size,
+      self.mlp_ratio,
+      self.activation,
+      self.init_values,
+      rate,
+      self.initialization,
+      self.dtype,
+      name=f'stage_{stage}_block_{index}',
+    )
 
   def _check(self, images: jax.Array) -> None:
     chex.assert_rank(images, 4)

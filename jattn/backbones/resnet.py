@@ -16,16 +16,7 @@ from jattn.backbones.resnet_blocks import (
   Shortcut,
   block_names,
 )
-from jattn.backbones.slots import (
-  Inserts,
-  MakeAttention,
-  Maps,
-  check_inserts,
-  insert,
-  places,
-  run,
-  under,
-)
+from jattn.backbones.slots import Inserts, MakeAttention, Maps, check_inserts, places, run_stage
 from jattn.layers import Activation, Norm, activation, conv, drop_path_rates, norm
 from jattn.layouts import Conv, Layouts, Linear, prefixed
 from jattn.layouts import Norm as NormLayout
@@ -102,14 +93,9 @@ class ResNet(nn.Module):
     maps: Maps = {}
     stages = []
     for stage, depth in enumerate(depths):
-      for index in range(depth):
-        path = f'stage_{stage}/block_{index}'
-        block = self._block(stage, index, rates[stage][index])
-        attended = run(block, x, train=train, remat=self.remat)
-        x, inserted = insert(self, self.inserts, path, attended.features, train=train)
-        maps |= under(path, attended.maps) | inserted
-      x, inserted = insert(self, self.inserts, f'stage_{stage}', x, train=train)
-      maps |= inserted
+      blocks = (self._block(stage, index, rates[stage][index]) for index in range(depth))
+      x, found = run_stage(self, stage, blocks, x, train=train)
+      maps |= found
       stages.append(x)
     return Attended(x, maps, tuple(stages))
 

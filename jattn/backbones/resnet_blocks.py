@@ -1,4 +1,4 @@
-"""The residual block of networks for ImageNet: basic, bottleneck, and what grew from them."""
+"""The residual block of all residual networks: basic, bottleneck, and what grew from them."""
 
 import math
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from jattn.types import Attended
 
 Kind = Literal['basic', 'bottleneck']
 Place = Literal['end', 'convolution']
-Shortcut = Literal['projection', 'average']
+Shortcut = Literal['projection', 'average', 'pad']
 Downsample = Literal['convolution', 'average']
 EXPANSION = {'basic': 1, 'bottleneck': 4}
 
@@ -43,7 +43,8 @@ class ResidualBlock(nn.Module):
     base_width: channels of each of its groups, for every 64 of W.
     shortcut: where the shape changes: 'projection' is a strided 1x1 convolution and a norm;
       'average' averages squares of 2x2 first, what there is of them at the border, and does not
-      stride after (ResNet-D, He et al. 2018, arXiv 1812.01187).
+      stride after (ResNet-D, He et al. 2018, arXiv 1812.01187); 'pad' takes every other position
+      and adds channels of zeros on both sides (option A of the first paper: no parameters).
     downsample: what strides in the branch: the 'convolution', or, where it would, an 'average' of
       3x3 after it, zeros around included (ResNeSt).
     attention: makes the mechanism, or None.
@@ -133,6 +134,10 @@ class ResidualBlock(nn.Module):
     if self.strides == 1 and x.shape[-1] == features:
       return x
     strides = self.strides
+    if self.shortcut == 'pad':
+      missing = features - x.shape[-1]
+      sides = (missing // 2, missing - missing // 2)
+      return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), sides))
     if self.shortcut == 'average' and strides > 1:
       x, strides = _average_squares(x, strides), 1
     x = self._conv('shortcut', _Layer(features, 1, strides), x)
@@ -160,8 +165,8 @@ class ResidualBlock(nn.Module):
       raise ValueError(f"{self.kind=} must be 'basic' or 'bottleneck'")
     if self.place not in ('end', 'convolution'):
       raise ValueError(f"{self.place=} must be 'end' or 'convolution'")
-    if self.shortcut not in ('projection', 'average'):
-      raise ValueError(f"{self.shortcut=} must be 'projection' or 'average'")
+    if self.shortcut not in ('projection', 'average', 'pad'):
+      raise ValueError(f"{self.shortcut=} must be 'projection', 'average' or 'pad'")
     if self.downsample not in ('convolution', 'average'):
       raise ValueError(f"{self.downsample=} must be 'convolution' or 'average'")
     if self.kind == 'basic' and (self.cardinality, self.base_width) != (1, 64):

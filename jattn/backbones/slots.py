@@ -1,6 +1,6 @@
 """Where a plugged-in mechanism stands in a backbone: in a block, or after one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -100,6 +100,28 @@ def run(block: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> Attended
     return block(x, train=train)
 
   return nn.remat(call)(block, x) if remat else call(block, x)
+
+
+def run_stage(
+  backbone: nn.Module, stage: int, blocks: Iterable[nn.Module], x: jax.Array, *, train: bool
+) -> tuple[jax.Array, Maps]:
+  """The features after a stage and its maps: blocks one after another, and what was inserted.
+
+  Args:
+    backbone: has the fields ``inserts`` and ``remat``, and is being built.
+    stage: its number.
+    blocks: features -> Attended, called 'stage_S_block_I'; each is made when it is its turn.
+    x: [B, H, W, C].
+    train: handed on.
+  """
+  maps: Maps = {}
+  for index, block in enumerate(blocks):
+    path = f'stage_{stage}/block_{index}'
+    attended = run(block, x, train=train, remat=backbone.remat)
+    x, inserted = insert(backbone, backbone.inserts, path, attended.features, train=train)
+    maps |= under(path, attended.maps) | inserted
+  x, inserted = insert(backbone, backbone.inserts, f'stage_{stage}', x, train=train)
+  return x, maps | inserted
 
 
 def _made(make: MakeAttention, name: str, parent: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from jattn.data import images
 from jattn.data.errors import DataError
 from jattn.data.source import Source, check_labels, digest_files
 from jattn.data.splitting import split_rows
+from jattn.npz_member import read_member
 
 
 def open_npz(path: str | os.PathLike[str], *, choose_fraction: float, seed_of_split: int) -> Source:
@@ -96,25 +97,10 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
-  # The shape in the header is compared with the length of the member before anything is allocated.
   try:
-    with archive.open(info) as stream:
-      version = np.lib.format.read_magic(stream)
-      headers = {(1, 0): np.lib.format.read_array_header_1_0}
-      read_header = headers.get(version, np.lib.format.read_array_header_2_0)
-      shape, _, dtype = read_header(stream)
-      if dtype.hasobject:
-        raise DataError(f'array {name!r} holds Python objects, which are never unpickled')
-      expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-      if expected != info.file_size - stream.tell():
-        raise DataError(f'array {name!r} is damaged: its shape {shape} is not what is stored')
-    with archive.open(info) as stream:
-      return np.lib.format.read_array(stream, allow_pickle=False)
-  except DataError:
-    raise
-  except Exception as error:
-    # zlib.error, EOFError, SyntaxError of the header, ...: all of them are damage.
-    raise DataError(f'array {name!r} is damaged: {type(error).__name__}: {error}') from error
+    return read_member(archive, info)
+  except ValueError as error:
+    raise DataError(f'array {name!r} {error}') from error
 
 
 def _images(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:

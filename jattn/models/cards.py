@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jattn.counting import multiply_accumulates
 from jattn.models.classifier import Classifier
+from jattn.types import in_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ModelCard:
       ``jattn.counting.multiply_accumulates`` counts.
     peak_bytes: memory of one image's forward pass in float32 on the default device, as its compiler
       plans it: parameters, image, results and intermediate arrays; None where it was not asked for.
-    maps: (path, kind, shape of the weights) of every map, for one image.
+    maps: (path, kind, shape of the weights) of every map as the layers stand, for one image.
     source: where the architecture comes from.
     naming: 'timm' where weights go in and out under timm's names, otherwise 'jattn'.
   """
@@ -90,7 +91,7 @@ def make_card(
     parameters=sum(leaf.size for leaf in jax.tree.leaves(variables['params'])),
     multiply_accumulates=multiply_accumulates(logits, variables, images),
     peak_bytes=_peak_bytes(logits, variables, images) if memory else None,
-    maps=tuple((path, m.kind, m.weights.shape) for path, m in prediction.maps.items()),
+    maps=tuple((path, m.kind, m.weights.shape) for path, m in in_order(prediction.maps).items()),
     source=facts.source,
     naming='timm' if hasattr(model.backbone, 'timm_names') else 'jattn',
   )

@@ -1,11 +1,11 @@
 """Residual networks for 32x32 images."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 
 from jattn.backbones import ResNetCifar
+from jattn.backbones.resnet_blocks import Shortcut
 from jattn.layers import Norm
 from jattn.models.classifier import Classifier, Head
 from jattn.models.parts import Part, make_attention, make_pooling
@@ -20,7 +20,7 @@ def resnet_cifar(
   pool: Part = 'average',
   widths: Sequence[int] = (16, 32, 64),
   norm: Norm = 'batch',
-  shortcut: Literal['pad', 'projection'] = 'pad',
+  shortcut: Shortcut = 'pad',
   zero_last: bool = False,
   dropout: float = 0.0,
   drop_path: float = 0.0,

@@ -23,7 +23,8 @@ class Layers:
 
   What reduces the resolution before a stage belongs to the stage's first block, a block inserted
   after a block or a stage to that one or its last. A last norm goes with the head (as BEiT has it;
-  timm counts it to the last block); ``norm`` beside a ``conv`` is the stem's.
+  timm counts it to the last block), and so does a last convolution, ``last_...``; ``norm`` beside a
+  ``conv`` is the stem's.
 
   Attributes:
     blocks: (stage, block) of every block, in order.
@@ -66,7 +67,8 @@ class Layers:
       stage = int(match[2])
       inside = [block for block in self.blocks if block[0] == stage]
       return self._of_block(*(inside[-1] if match[1] else inside[0])) if inside else self.last
-    return self.last if name == 'norm' and self.norm_is_last else 0
+    after = name.startswith('last_') or (name == 'norm' and self.norm_is_last)
+    return self.last if after else 0
 
   def through(self, place: str) -> int:
     """The number of the last layer of 'stem', 'stage_S', 'stage_S/block_I' or 'backbone'.

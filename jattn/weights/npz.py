@@ -1,6 +1,5 @@
 """Files of named NumPy arrays (.npz), read without pickle and no further than the file is long."""
 
-import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from jattn.npz_member import read_member
 from jattn.weights.errors import WeightsError
 
 # Packed zeros are a thousandth of their size, other weights nine tenths.
@@ -55,20 +55,9 @@ class Archive:
 
   def _read(self, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.ndarray:
     try:
-      with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        headers = {(1, 0): np.lib.format.read_array_header_1_0}
-        read_header = headers.get(version, np.lib.format.read_array_header_2_0)
-        shape, _, dtype = read_header(stream)
-        if dtype.hasobject:
-          raise ValueError('holds Python objects, which are never unpickled')
-        if math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
-          raise ValueError(f'is damaged: its shape {shape} is not what is stored')
-      with archive.open(info) as stream:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:
-      # zlib.error, EOFError, SyntaxError of the header, ...: all of them are damage.
-      raise WeightsError(f'{self._file}: array {name!r}: {error}') from None
+      array = read_member(archive, info)
+    except ValueError as error:
+      raise WeightsError(f'{self._file}: array {name!r} {error}') from None
     # NumPy has no name for bfloat16 and stores it as two bytes of anything.
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype('V2') else array
 

@@ -7,7 +7,7 @@ import pytest
 
 import jattn
 from jattn.attention import SelfAttention, SqueezeExcite
-from jattn.backbones import BasicBlock, ResNetCifar
+from jattn.backbones import ResidualBlock, ResNetCifar
 from tests.layer_oracles import batch_norm, convolve, group_norm
 from tests.proof import flat, prove, variables_of
 
@@ -45,7 +45,7 @@ def block(p, x, train, *, strides=1, kind='batch'):
 def test_a_block_equals_the_formula(settings, train):
   kind, strides = settings.get('norm', 'batch'), settings.get('strides', 1)
   prove(
-    BasicBlock(**settings),
+    ResidualBlock(**{'shortcut': 'pad', **settings}),
     lambda p, x, train: block(p, x, train, strides=strides, kind=kind),
     train=train,
     maps=False,
@@ -86,7 +86,7 @@ def test_maps_come_back_under_the_path_of_their_block():
 
 
 def test_zero_last_starts_as_the_shortcut():
-  module = BasicBlock(12, zero_last=True)
+  module = ResidualBlock(12, zero_last=True)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 12)), jnp.float32)
   variables = module.init(jax.random.key(0), x, train=False)
   out = module.apply(variables, x, train=False).features
@@ -125,9 +125,9 @@ def test_defaults_are_the_papers():
   [
     (ResNetCifar(21), r'self.depth=21 must be 6n \+ 2'),
     (ResNetCifar(2), r'self.depth=2 must be 6n \+ 2'),
-    (BasicBlock(12, attention=lambda: SelfAttention(v_features=5)), 'SelfAttention made'),
-    (BasicBlock(13, shortcut='none'), "shortcut='none' must be"),
-    (BasicBlock(12, norm='instance'), "norm='instance' must be"),
+    (ResidualBlock(12, attention=lambda: SelfAttention(v_features=5)), 'SelfAttention made'),
+    (ResidualBlock(13, shortcut='none'), "shortcut='none' must be"),
+    (ResidualBlock(12, norm='instance'), "norm='instance' must be"),
   ],
   ids=['depth', 'no block', 'shape', 'shortcut', 'norm'],
 )

@@ -20,7 +20,8 @@ def tree(*paths):
   return root
 
 
-# Every kind of name that a backbone here has, under the number of its layer.
+# Kinds of names that backbones here have, under the number of their layer; tests/models/test_zoo.py
+# asks the networks themselves.
 CONVOLUTIONAL = {
   0: ['backbone/conv/kernel', 'backbone/norm/scale', 'backbone/stem_norm_0/bias'],
   1: ['backbone/stage_0_block_0/conv_0/kernel', 'backbone/insert_stage_0_block_0/query/kernel'],
@@ -28,11 +29,16 @@ CONVOLUTIONAL = {
   3: [
     'backbone/downsample_1/kernel',
     'backbone/downsample_1_norm/scale',
-    'backbone/stage_1_downsample/kernel',
     'backbone/stage_1_block_0/attention/reduce/kernel',
     'backbone/insert_stage_1/gate/kernel',
   ],
-  4: ['attention_0/query/kernel', 'pool/score/kernel', 'head/logits/kernel', 'head/norm/scale'],
+  4: [
+    'backbone/last_conv/kernel',
+    'attention_0/query/kernel',
+    'pool/score/kernel',
+    'head/logits/kernel',
+    'head/norm/scale',
+  ],
 }
 TRANSFORMER = {
   0: ['backbone/embedding/kernel', 'backbone/positions', 'backbone/class_token'],

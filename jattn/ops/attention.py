@@ -45,7 +45,14 @@ def attention_weights(
   num_keys, num_key_heads = k.shape[-3:-1]
   dtype = accumulation_dtype(q, k)
   grouped = q.reshape(*leading, num_queries, num_key_heads, num_heads // num_key_heads, width)
-  scores = jnp.einsum('...qngd,...knd->...ngqk', grouped, k, preferred_element_type=dtype)
+  # einsum may multiply the keys by the queries and transpose N x N numbers, so the order is ours.
+  batch = tuple(range(len(leading) + 1))
+  scores = jax.lax.dot_general(
+    jnp.moveaxis(grouped, -4, -2),
+    jnp.moveaxis(k, -3, -2),
+    (((len(batch) + 2,), (len(batch) + 1,)), (batch, batch)),
+    preferred_element_type=dtype,
+  )
   scores = scores.reshape(*leading, num_heads, num_queries, num_keys)
   scores = scores * jnp.asarray(width**-0.5 if scale is None else scale, dtype)
   if bias is not None:
@@ -78,12 +85,14 @@ def weigh(weights: jax.Array, v: jax.Array) -> jax.Array:
   _check_groups(num_heads, num_value_heads)
   groups = num_heads // num_value_heads
   grouped = weights.reshape(*leading, num_value_heads, groups, num_queries, num_keys)
-  out = jnp.einsum(
-    '...ngqk,...knd->...qngd',
+  batch = tuple(range(len(leading) + 1))
+  out = jax.lax.dot_general(
     grouped.astype(v.dtype),
-    v,
+    jnp.moveaxis(v, -3, -2),
+    (((len(batch) + 2,), (len(batch),)), (batch, batch)),
     preferred_element_type=accumulation_dtype(v),
   )
+  out = jnp.moveaxis(out, -2, -4)
   return out.reshape(*leading, num_queries, num_heads, width).astype(v.dtype)
 
 

@@ -4,9 +4,10 @@
 hold maps against masks, ``deletion_and_insertion`` and ``road`` against the model itself, and
 ``parameter_randomisation``, ``class_sensitivity`` and ``attention_faithfulness`` ask whether a map
 depends on the network, on the class and on what the network uses. Every score is a ``Score``: a
-value for each image, its chance level, and the direction.
+value for each image, its chance level, and the direction. ``write_report`` makes one page of all.
 """
 
+from jattn.explain.heads import attention_by_head
 from jattn.explain.imputation import impute
 from jattn.explain.localisation import (
   LOCALISATION,
@@ -22,6 +23,7 @@ from jattn.explain.localisation import (
 from jattn.explain.methods import CONTROLS, METHODS, degenerate, explain, list_methods
 from jattn.explain.ranking import spearman
 from jattn.explain.removal import Curves, deletion_and_insertion, removal_ranks, road
+from jattn.explain.report import Summary, overlay, summarise, write_report
 from jattn.explain.resizing import upsample
 from jattn.explain.sanity import (
   attention_faithfulness,
@@ -37,6 +39,8 @@ __all__ = [
   'Curves',
   'Interval',
   'Score',
+  'Summary',
+  'attention_by_head',
   'attention_faithfulness',
   'auroc',
   'average_precision',
@@ -51,11 +55,14 @@ __all__ = [
   'impute',
   'list_methods',
   'mean_iou',
+  'overlay',
   'parameter_randomisation',
   'pointing_game',
   'rank_accuracy',
   'removal_ranks',
   'road',
   'spearman',
+  'summarise',
   'upsample',
+  'write_report',
 ]

@@ -1,5 +1,6 @@
 """What a score is, and how sure it is over images."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -80,19 +81,31 @@ def bootstrap_interval(
     raise ValueError(f'{level=} must be in (0, 1)')
   values = jnp.asarray(values, jnp.float32)
   chex.assert_rank(values, 1)
-  if valid is not None:
-    chex.assert_equal_shape((values, valid))
-    values = values[jnp.asarray(valid, bool)]
-  if not len(values):
+  valid = jnp.ones(len(values), bool) if valid is None else jnp.asarray(valid, bool)
+  chex.assert_equal_shape((values, valid))
+  if not valid.any():
     raise ValueError('no image is valid: there is nothing to take a mean of')
+  mean, low, high = map(float, _bootstrap(key, values, valid, level, samples))
+  return Interval(mean, low, high, int(valid.sum()))
+
+
+@functools.partial(jax.jit, static_argnames='samples')
+def _bootstrap(
+  key: jax.Array, values: jax.Array, valid: jax.Array, level: jax.Array, samples: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(mean, low, high); the shapes do not depend on how many are valid, so it is compiled once."""
+  count = valid.sum()
+  values = values[jnp.argsort(~valid)]
+  first = jnp.arange(len(values)) < count
 
   def mean(key: jax.Array) -> jax.Array:
-    return jnp.mean(values[jax.random.randint(key, values.shape, 0, len(values))])
+    drawn = values[jax.random.randint(key, values.shape, 0, count)]
+    return jnp.sum(drawn, where=first) / count
 
   means = jax.lax.map(mean, jax.random.split(key, samples), batch_size=100)
   tail = (1 - level) / 2
-  low, high = jnp.quantile(means, jnp.array([tail, 1 - tail]))
-  return Interval(float(values.mean()), float(low), float(high), len(values))
+  low, high = jnp.quantile(means, jnp.stack([tail, 1 - tail]))
+  return jnp.sum(values, where=first) / count, low, high
 
 
 def settled(maps: jax.Array) -> jax.Array:

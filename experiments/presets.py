@@ -101,6 +101,15 @@ _PHOTOGRAPHS = TrainConfig(
   ),
 )
 
+# Cluttered translated MNIST of Mnih et al. 2014, arXiv 1406.6247, out of the embedded digits. Nothing
+# is augmented, so that every image is the scene whose truth is known.
+_CLUTTERED = TrainConfig(
+  model='scene_classifier',
+  epochs=2,
+  batch_size=32,
+  optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01),
+)
+
 PRESETS: dict[str, TrainConfig] = {
   **{
     preset + arm: dataclasses.replace(config, model=model)
@@ -115,4 +124,6 @@ PRESETS: dict[str, TrainConfig] = {
   'cct_2_cifar10': _CCT_2,
   'cct_2_cifar10_short': _CCT_2_SHORT,
   'photographs': _PHOTOGRAPHS,
+  'cluttered60': dataclasses.replace(_CLUTTERED, data='scenes:cluttered?size=60&clutter=4'),
+  'cluttered100': dataclasses.replace(_CLUTTERED, data='scenes:cluttered?size=100&clutter=8'),
 }

@@ -7,6 +7,7 @@ depends on the network, on the class and on what the network uses. Every score i
 value for each image, its chance level, and the direction. ``write_report`` makes one page of all.
 """
 
+from jattn.explain.faithfulness import attention_faithfulness, covering_drops, faithfulness
 from jattn.explain.heads import attention_by_head
 from jattn.explain.imputation import impute
 from jattn.explain.localisation import (
@@ -25,11 +26,7 @@ from jattn.explain.ranking import spearman
 from jattn.explain.removal import Curves, deletion_and_insertion, removal_ranks, road
 from jattn.explain.report import Summary, overlay, summarise, write_report
 from jattn.explain.resizing import upsample
-from jattn.explain.sanity import (
-  attention_faithfulness,
-  class_sensitivity,
-  parameter_randomisation,
-)
+from jattn.explain.sanity import class_sensitivity, parameter_randomisation
 from jattn.explain.score import Interval, Score, bootstrap_interval
 
 __all__ = [
@@ -47,11 +44,13 @@ __all__ = [
   'best_iou',
   'bootstrap_interval',
   'class_sensitivity',
+  'covering_drops',
   'degenerate',
   'deletion_and_insertion',
   'energy',
   'energy_lift',
   'explain',
+  'faithfulness',
   'impute',
   'list_methods',
   'mean_iou',

@@ -1,4 +1,4 @@
-"""Whether a map depends on the network, on the class, and on what the network uses."""
+"""Whether a map depends on the network and on the class."""
 
 import functools
 from collections.abc import Mapping
@@ -7,15 +7,11 @@ import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jattn.explain.attention_maps import all_received
 from jattn.explain.methods import explain, predicted
-from jattn.explain.perturbation import drops_under
 from jattn.explain.program import trace
 from jattn.explain.ranking import spearman
 from jattn.explain.score import Score
-from jattn.explain.subject import Subject
 
 
 def parameter_randomisation(
@@ -102,37 +98,6 @@ def class_sensitivity(
   return _alike(maps(targets), maps(others))
 
 
-def attention_faithfulness(
-  model: nn.Module,
-  variables: Mapping,
-  images: jax.Array,
-  targets: jax.Array | None = None,
-  *,
-  baseline: jax.Array | float = 0.0,
-  images_at_once: int = 128,
-) -> dict[str, Score]:
-  """Whether what a map attends to is what the logit needs: -1..1, higher is better, chance 0.
-
-  Spearman's correlation, over the cells of the map's grid, of the attention that a cell receives
-  (as the method 'attention' shows it) and of how much the target's logit drops when the cell is
-  covered in the image; for every map of the model that speaks of places. After the leave-one-out
-  test of Jain & Wallace 2019, arXiv 1902.10186. Uniform attention scores 0 and is not valid.
-
-  Args:
-    model, variables, images, targets: as for ``explain``.
-    baseline: what covers a cell, a number or what broadcasts to [B, H, W, C].
-    images_at_once: about how many images are looked at in one call.
-
-  Returns:
-    Scores by the path of the map.
-
-  Raises:
-    ValueError: no map speaks of places.
-  """
-  baseline = jnp.asarray(baseline, images.dtype)
-  return _faithfulness(model, images_at_once, variables, images, targets, baseline)
-
-
 def layers_from_the_top(model: nn.Module, variables: Mapping, images: jax.Array) -> list[str]:
   """The layers that ``parameter_randomisation`` draws anew, in the order it does.
 
@@ -152,35 +117,6 @@ def layers_from_the_top(model: nn.Module, variables: Mapping, images: jax.Array)
     layer = _layer(path)
     last[layer] = max(last.get(layer, -1), read.get(number, -1))
   return sorted(last, key=lambda layer: -last[layer])
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _faithfulness(
-  model: nn.Module,
-  images_at_once: int,
-  variables: Mapping,
-  images: jax.Array,
-  targets: jax.Array | None,
-  baseline: jax.Array,
-) -> dict[str, Score]:
-  if targets is None:
-    targets = predicted(model.apply(variables, images, train=False).logits)
-  subject = Subject(model, variables, images, targets)
-  drops: dict[tuple[int, ...], jax.Array] = {}
-  scores = {}
-  for path, received in all_received(subject):
-    grid = received.shape[1:]
-    if grid not in drops:
-      bands = [_cells(size, cells) for size, cells in zip(images.shape[1:3], grid, strict=True)]
-      settings = {'baseline': baseline, 'images_at_once': images_at_once}
-      drops[grid] = drops_under(subject, *bands, **settings)
-    value, valid = spearman(received, drops[grid])
-    flat = received.max(axis=(1, 2)) == received.min(axis=(1, 2))
-    value, valid = jnp.where(flat, 0, value), valid & ~flat
-    scores[path] = Score(value, jnp.zeros_like(value), valid)
-  if not scores:
-    raise ValueError('no map of this model speaks of places')
-  return scores
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -207,10 +143,3 @@ def _layer(path: tuple) -> str:
   """The layer of a variable: 'head', 'pool', or 'backbone/stage_0_block_1'."""
   names = [part.key for part in path[1:]]
   return '/'.join(names[:2]) if names[0] == 'backbone' else names[0]
-
-
-def _cells(length: int, cells: int) -> np.ndarray:
-  """bool [cells, length]: the pixels of each cell, which are as even as they can be."""
-  edges = np.round(np.arange(cells + 1) * length / cells)
-  place = np.arange(length)[None]
-  return (place >= edges[:-1, None]) & (place < edges[1:, None])

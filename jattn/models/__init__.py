@@ -15,6 +15,7 @@ from jattn.models.coatnet import coatnet
 from jattn.models.convnext import convnext
 from jattn.models.parts import Part, make_attention, make_pooling
 from jattn.models.resnet import resnet_imagenet
+from jattn.models.scene import scene_classifier
 from jattn.models.seed import (
   seed_classifier,
   seed_classifier_no_attention,
@@ -49,6 +50,7 @@ MODELS: dict[str, Callable[..., Classifier]] = {
   'resnet50d': resnet.resnet50d,
   'resnet56': functools.partial(resnet_cifar, depth=56),
   'resnext50_32x4d': resnet.resnext50_32x4d,
+  'scene_classifier': scene_classifier,
   'seed_classifier': seed_classifier,
   'seed_classifier_no_attention': seed_classifier_no_attention,
   'seed_classifier_weighted_average': seed_classifier_weighted_average,
@@ -92,6 +94,7 @@ FACTS: dict[str, Facts] = {
   'resnet50d': Facts(224, 1000, _RESNET_D),
   'resnet56': Facts(32, 10, _RESNET_CIFAR),
   'resnext50_32x4d': Facts(224, 1000, 'Xie et al. 2016, arXiv 1611.05431, as timm builds it'),
+  'scene_classifier': Facts(60, 10, 'one stage of He et al. 2015, arXiv 1512.03385'),
   'seed_classifier': Facts(32, 10, _SEED),
   'seed_classifier_no_attention': Facts(32, 10, f'{_SEED}, without attention'),
   'seed_classifier_weighted_average': Facts(32, 10, f'{_SEED}, with weighted-average attention'),

@@ -71,6 +71,7 @@ NUMBERS = {
   'resnet50d': (25_576_264, 4328.8, 0, None),
   'resnet56': (853_018, 125.5, 0, None),
   'resnext50_32x4d': (25_028_904, 4230.5, 0, None),
+  'scene_classifier': (17_274, 5.357, 1, ('pool/weights', 'pool', (1, 1, 15, 15))),
   'seed_classifier': (2_555_850, 43, 1, ('attention_0/weights', 'position', (1, 1, 16, 16))),
   'seed_classifier_no_attention': (2_473_610, 41.62, 0, None),
   'seed_classifier_weighted_average': (573_450, 40.71, 1, ('pool/weights', 'pool', (1, 1, 4, 4))),
@@ -125,6 +126,7 @@ FAMILIES = {
   'convnext_atto': {'depths': (1, 1), 'widths': (8, 8)},
   'coatnet_nano_rw_224': {},
   'cct_2_3x2_32': {'depth': 1, 'width': 8, 'stem': (8,)},
+  'scene_classifier': {'width': 8, 'stem_width': 8},
 }
 # Of the feature map after every stage, for images of 64x64.
 SIDES = {
@@ -136,6 +138,7 @@ SIDES = {
   'convnext_atto': [16, 8],
   'coatnet_nano_rw_224': [16, 8, 4, 2],
   'cct_2_3x2_32': [16],
+  'scene_classifier': [16],
 }
 # The layers before the first block, and those of the backbone after the last.
 _THREE = {f'stem_{index}_{layer}' for index in range(3) for layer in ('conv', 'norm')}
@@ -148,6 +151,7 @@ STEMS = {
   'convnext_atto': {'stem', 'stem_norm'},
   'coatnet_nano_rw_224': {'stem_conv_0', 'stem_conv_1', 'stem_norm'},
   'cct_2_3x2_32': {'conv_0', 'conv_1', 'positions'},
+  'scene_classifier': {'stem_conv_0', 'stem_norm_0'},
 }
 AFTER = {
   'seresnet33ts': {'last_conv', 'last_norm'},

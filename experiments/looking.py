@@ -85,8 +85,14 @@ class Eye:
     metrics = evaluate_split(self.setup, self.dataset, 'test', variables, self.eval_step)
     return metrics.result()['accuracy']
 
-  def look(self, variables: Any) -> tuple[dict, dict[str, str], dict[str, np.ndarray]]:
-    """Scores of each method, why others cannot serve this network, and the maps."""
+  def look(
+    self, variables: Any, *, other_class: bool
+  ) -> tuple[dict, dict[str, str], dict[str, np.ndarray]]:
+    """Scores of each method, why others cannot serve this network, and the maps.
+
+    With ``other_class`` the scores hold ``class_sensitivity`` too: how alike the maps of the true
+    class and of the likeliest other one are, 1 where a method does not ask for the class.
+    """
     drops = explain.covering_drops(
       self.setup.model,
       variables,
@@ -103,6 +109,10 @@ class Eye:
         failed[method] = str(error)
         continue
       scores[method] = self._scores(maps[method], drops)
+      if other_class:
+        others = self._map(method, variables, settings, self._likeliest_other(variables))
+        value, valid = explain.spearman(maps[method], others)
+        scores[method]['class_sensitivity'] = _mean(Score(value, jnp.ones_like(value), valid))
     return scores, failed, maps
 
   def scores_of_controls(self) -> dict[str, dict[str, float | None]]:
@@ -126,20 +136,31 @@ class Eye:
   def keep(self, path: pathlib.Path, variables: Any, maps: dict[str, np.ndarray]) -> None:
     """Writes the maps of the first scenes, and what the network said to them."""
     count = 24
-    logits = jax.jit(lambda v, x: self.setup.model.apply(v, x, train=False).logits)(
-      variables, self.images[:count]
-    )
     np.savez_compressed(
       path,
       images=self.sample.images[:count],
       labels=self.sample.labels[:count],
-      probabilities=np.asarray(jax.nn.softmax(logits)),
+      probabilities=np.asarray(jax.nn.softmax(self._logits(variables)[:count])),
       masks=self.sample.truth.masks[:count],
-      boxes=self.sample.filled_boxes[:count],
+      boxes=self.sample.truth.boxes[:count],
       **{f'map_{name}': np.asarray(values[:count], np.float16) for name, values in maps.items()},
     )
 
-  def _map(self, method: str, variables: Any, settings: dict[str, Any]) -> jax.Array:
+  def _logits(self, variables: Any) -> jax.Array:
+    return _applied(self.setup.model, variables, self.images)
+
+  def _likeliest_other(self, variables: Any) -> jax.Array:
+    logits = self._logits(variables)
+    own = jax.nn.one_hot(self.targets, logits.shape[1], dtype=bool)
+    return jnp.argmax(jnp.where(own, -jnp.inf, logits), axis=1).astype(jnp.int32)
+
+  def _map(
+    self,
+    method: str,
+    variables: Any,
+    settings: dict[str, Any],
+    targets: jax.Array | None = None,
+  ) -> jax.Array:
     if method == 'integrated_gradients':
       settings = settings | {'baseline': self.black}
     elif method == 'occlusion':
@@ -151,7 +172,7 @@ class Eye:
       self.setup.model,
       variables,
       self.images,
-      self.targets,
+      self.targets if targets is None else targets,
       key=jax.random.key(_KEY),
       **settings,
     )
@@ -168,6 +189,11 @@ class Eye:
       found['faithfulness'] = explain.faithfulness(maps, drops)
     said = {name: _mean(score) for name, score in found.items()}
     return said | {'degenerate': round(float(explain.degenerate(maps).mean()), 4)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(model: Any, variables: Any, images: jax.Array) -> jax.Array:
+  return model.apply(variables, images, train=False).logits
 
 
 def _mean(score: Score) -> float | None:

@@ -18,7 +18,9 @@ from experiments.presets import PRESETS
 from experiments.settings import AugmentConfig, OptimizerConfig, TrainConfig
 
 # What may differ between a run and its resumption without changing a single weight.
-FREE = 'out data_dir in_memory workers log_every evaluate_every checkpoint_every keep'.split()
+FREE = (
+  'out data_dir in_memory workers log_every evaluate_every checkpoint_every keep explain'.split()
+)
 
 
 def parse(arguments: Sequence[str], *, program: str = 'python -m experiments.train') -> TrainConfig:
@@ -132,6 +134,7 @@ def _rules_of_run(config: TrainConfig) -> list[Rule]:
     ('--drop-path', config.drop_path, 0 <= (config.drop_path or 0) < 1, 'in [0, 1) or None'),
     ('--crop-ratio', config.crop_ratio, 0 < config.crop_ratio <= 1, 'in (0, 1]'),
     ('--workers', config.workers, config.workers >= 0, 'at least 0'),
+    ('--explain', config.explain, config.explain >= 0, 'at least 0'),
     (
       '--freeze',
       freeze,

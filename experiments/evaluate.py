@@ -31,19 +31,12 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
   chosen = tyro.cli(Arguments, args=arguments, prog='python -m experiments.evaluate')
-  from experiments.errors import InputError
-  from experiments.reload import reload_run
+  from experiments.reload import load_data_of, reload_run
   from experiments.run import evaluate_split
   from experiments.rundir import finite
-  from experiments.setup import load_data
 
   run = reload_run(chosen.run)
-  config = run.setup.config
-  if chosen.data_dir is not None:
-    config = dataclasses.replace(config, data_dir=chosen.data_dir)
-  dataset = load_data(config)
-  if dataset.fingerprint != run.setup.facts.fingerprint:
-    raise InputError(f'--data {config.data} is not the data that {chosen.run} was trained on')
+  dataset = load_data_of(run, chosen.run, data_dir=chosen.data_dir)
   metrics = evaluate_split(run.setup, dataset, chosen.split, run.variables, run.setup.eval_step())
   by_class = dict(zip(dataset.class_names, metrics.class_accuracy().tolist(), strict=True))
   print(

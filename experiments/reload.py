@@ -7,9 +7,9 @@ import warnings
 from typing import Any
 
 from experiments import config as configuration
-from experiments.errors import RunError
+from experiments.errors import InputError, RunError
 from experiments.rundir import RunDirectory
-from experiments.setup import DataFacts, Setup, make_setup
+from experiments.setup import DataFacts, Setup, load_data, make_setup
 from jattn.training.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 
 
@@ -49,3 +49,23 @@ def reload_run(path: pathlib.Path) -> Reloaded:
   if restored is None:
     raise RunError(f'{path} has no checkpoint yet')
   return Reloaded(setup, restored.state.eval_variables, restored.step)
+
+
+def load_data_of(run: Reloaded, path: pathlib.Path, *, data_dir: pathlib.Path | None = None) -> Any:
+  """The data that a run was trained on.
+
+  Args:
+    run: the run.
+    path: its directory, for the message.
+    data_dir: where prepared TFDS data lies now; None is where the run found it.
+
+  Raises:
+    InputError: it is missing, damaged, or other data.
+  """
+  config = run.setup.config
+  if data_dir is not None:
+    config = dataclasses.replace(config, data_dir=data_dir)
+  dataset = load_data(config)
+  if dataset.fingerprint != run.setup.facts.fingerprint:
+    raise InputError(f'--data {config.data} is not the data that {path} was trained on')
+  return dataset

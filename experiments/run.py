@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from experiments import config as configuration
 from experiments import environment, pictures
 from experiments.errors import STOPPED, ConfigError, Diverged, InputError, RunError
+from experiments.map_log import MapLog
 from experiments.progress import Reporter
 from experiments.rundir import RunDirectory
 from experiments.settings import TrainConfig
@@ -61,6 +62,7 @@ class Run:
     self.directory, self.setup, self.dataset = directory, setup, dataset
     self.config, self.began = setup.config, began
     self.eval_step = setup.eval_step()
+    self.map_log = MapLog(setup, dataset)
     self.choose: tuple[int, dict[str, float]] = (-1, {})
     self.seconds_before = 0.0
     self.meta = {
@@ -172,6 +174,7 @@ class Run:
     metrics = self.evaluate('choose', state).result()
     self.choose = (step, metrics)
     self.record('choose', step, metrics)
+    self.map_log.write(self.events, step, state.eval_variables)
     self.reporter.say(
       f'step {step}: choose accuracy {metrics["accuracy"]:.4f}, loss {metrics["loss"]:.4f}'
     )
@@ -210,6 +213,7 @@ class Run:
     draw(self.directory, self.setup, self.dataset, fitted.state.eval_variables)
     self.directory.write('result.json', result)
     self.directory.status('done', step)
+    self.map_log.report(self.directory, step, fitted.state.eval_variables)
     print(f'done: {summary(result)}; pictures in {self.directory.path}')
     return 0
 

@@ -138,5 +138,7 @@ class TrainConfig:
   """Steps between checkpoints; None is one epoch."""
   keep: int = 2
   """Newest checkpoints to keep, besides the best on the choose split."""
+  explain: int = 0
+  """Images whose maps go to TensorBoard at each evaluation and to explain/ at the end; 0 is off."""
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -16,9 +16,10 @@ MODULES = sorted(
   for info in pkgutil.walk_packages(jattn.__path__, 'jattn.')
   if not info.name.startswith('jattn.data.digits')
 )
+EXPERIMENTS = [f'experiments.{name}' for name in ('collect', 'explanations', 'explanation_files')]
 
 
-@pytest.mark.parametrize('name', [*MODULES, 'experiments.collect'])
+@pytest.mark.parametrize('name', [*MODULES, *EXPERIMENTS])
 def test_docstrings(name):
   assert doctest.testmod(importlib.import_module(name)).failed == 0
 

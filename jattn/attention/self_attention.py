@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
-from jattn.ops import Init, attention_weights, relative_index, resize_relative, weigh
+from jattn.ops import (
+  Init,
+  attend,
+  attention_weights,
+  choose,
+  relative_bias,
+  resize_relative,
+  weigh,
+)
+from jattn.ops.attention_choice import Implementation
+from jattn.ops.attention_operands import PairFunction
 from jattn.types import Attended, AttentionMap
 
 
@@ -25,7 +35,10 @@ class SelfAttention(nn.Module):
   they start at normal 0.02. The table [2H-1, 2W-1, M] is that of the grid at which the parameters
   were made, and interpolated linearly at another (``jattn.ops.resize_relative``).
 
-  Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid.
+  Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid. With an ``implementation``
+  other than 'dense' the output is computed without it: a map that nobody reads is then never formed
+  and memory grows with N; one that is read costs a second pass, and no gradient reaches the output
+  through it, which ``jattn.explain`` needs. The parameters are the same.
 
   Attributes:
     num_heads: M, number of maps.
@@ -35,6 +48,7 @@ class SelfAttention(nn.Module):
     out_features: width of the output projection; None leaves it out.
     use_bias: whether the projections have a bias.
     relative_bias: whether each difference of two positions has a bias.
+    implementation: of ``jattn.ops.attend``; None chooses by platform and size.
     initialization: how the projections start, as Flax or as PyTorch starts them.
     dtype: what projections and products are computed in; None is the input's type.
   """
@@ -46,6 +60,7 @@ class SelfAttention(nn.Module):
   out_features: int | None = None
   use_bias: bool = True
   relative_bias: bool = False
+  implementation: Implementation | None = 'dense'
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
 
@@ -54,7 +69,8 @@ class SelfAttention(nn.Module):
     """[B, H, W, C] -> features [B, H, W, C'] and the map ``weights``.
 
     Raises:
-      ValueError: the number of heads does not divide a width.
+      ValueError: the number of heads does not divide a width, or ``implementation`` cannot run
+        here.
     """
     del train
     chex.assert_rank(x, 4)
@@ -73,12 +89,16 @@ class SelfAttention(nn.Module):
       out = self._dense(name, heads * head_width, tokens)
       return out.reshape(batch, height * width, heads, head_width)
 
-    weights = attention_weights(
-      project('query', self.num_heads, qk_features),
-      project('key', key_heads, qk_features),
-      bias=self._bias((height, width)) if self.relative_bias else None,
-    )
-    out = weigh(weights, project('value', key_heads, v_features))
+    q = project('query', self.num_heads, qk_features)
+    k = project('key', key_heads, qk_features)
+    v = project('value', key_heads, v_features)
+    bias = self._bias((height, width)) if self.relative_bias else None
+    weights = attention_weights(q, k, bias=bias)
+    implementation = self.implementation or choose(q, k, v, bias=bias)
+    if implementation == 'dense':
+      out = weigh(weights, v)
+    else:
+      out = attend(q, k, v, bias=bias, implementation=implementation)
     out = out.reshape(batch, height, width, v_features)
     if self.out_features is not None:
       out = self._dense('out', self.out_features, out)
@@ -94,12 +114,10 @@ class SelfAttention(nn.Module):
       dtype=self.dtype,
     )(x)
 
-  def _bias(self, grid: tuple[int, int]) -> jax.Array:
-    """[M, N, N]."""
+  def _bias(self, grid: tuple[int, int]) -> PairFunction:
     if self.has_variable('params', 'relative_bias'):
       table = self.get_variable('params', 'relative_bias')  # may have been made at another grid
     else:
       shape = (2 * grid[0] - 1, 2 * grid[1] - 1, self.num_heads)
       table = self.param('relative_bias', nn.initializers.normal(0.02), shape)
-    table = resize_relative(table, grid).reshape(-1, self.num_heads)
-    return jnp.moveaxis(table[relative_index(grid, sign='query-key')], -1, 0)
+    return relative_bias(resize_relative(table, grid), grid, sign='query-key')

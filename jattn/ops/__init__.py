@@ -1,8 +1,11 @@
 """Pure mathematics on arrays: no parameters, no Linen."""
 
 from jattn.ops.attention import attend, attention_weights, weigh
+from jattn.ops.attention_choice import choose
+from jattn.ops.attention_rows import attention_rows
 from jattn.ops.blocks import halo_blocks, join_blocks, split_blocks
 from jattn.ops.channels import channel_kernel_size, round_channels
+from jattn.ops.chunked_attention import chunked_attend
 from jattn.ops.gating import gate
 from jattn.ops.images import normalize, to_float
 from jattn.ops.initializers import Init, bias_init, kernel_init
@@ -15,6 +18,7 @@ from jattn.ops.pooling import (
   weighted_average,
 )
 from jattn.ops.relative import (
+  relative_bias,
   relative_index,
   relative_index_1d,
   relative_logits,
@@ -31,9 +35,12 @@ __all__ = [
   'accumulation_dtype',
   'attend',
   'attention_aggregate',
+  'attention_rows',
   'attention_weights',
   'bias_init',
   'channel_kernel_size',
+  'choose',
+  'chunked_attend',
   'flatten',
   'gate',
   'global_average',
@@ -46,6 +53,7 @@ __all__ = [
   'masked_softmax',
   'max_pool',
   'normalize',
+  'relative_bias',
   'relative_index',
   'relative_index_1d',
   'relative_logits',

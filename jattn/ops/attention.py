@@ -4,6 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.attention_choice import Implementation, choose, refusal
+from jattn.ops.attention_operands import Pairs, all_pairs, check_attention, check_groups
+from jattn.ops.chunked_attention import chunked_attend
+from jattn.ops.cudnn_attention import cudnn_attend
+from jattn.ops.pallas_attention import pallas_attend
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
 
 
@@ -11,9 +16,9 @@ def attention_weights(
   q: jax.Array,
   k: jax.Array,
   *,
-  bias: jax.Array | None = None,
-  mask: jax.Array | None = None,
-  scale: float | None = None,
+  bias: Pairs | None = None,
+  mask: Pairs | None = None,
+  scale: float | jax.Array | None = None,
 ) -> jax.Array:
   """Where each query looks: ``A = softmax(scale * q k^T + bias)`` over the keys.
 
@@ -25,8 +30,9 @@ def attention_weights(
     k: [..., K, M', D] keys. M' divides M: query head m reads key head m // (M / M'), so M' = M is
       multi-head, 1 < M' < M grouped-query (Ainslie et al. 2023, arXiv 2305.13245) and M' = 1
       multi-query attention (Shazeer 2019, arXiv 1911.02150).
-    bias: broadcasts to [..., M, Q, K]; added after the scale. -inf counts as masked.
-    mask: bool, broadcasts to [..., M, Q, K]; True where the query may look.
+    bias: broadcasts to [..., M, Q, K], or a function of the indices as ``attend`` takes it; added
+      after the scale. -inf counts as masked.
+    mask: bool, likewise; True where the query may look.
     scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
 
   Returns:
@@ -40,7 +46,7 @@ def attention_weights(
   >>> attention_weights(q, k).shape, float(attention_weights(q, k)[0, 0, 0])
   ((1, 2, 4), 0.25)
   """
-  _check_queries_and_keys(q, k)
+  check_attention(q, k)
   *leading, num_queries, num_heads, width = q.shape
   num_keys, num_key_heads = k.shape[-3:-1]
   dtype = accumulation_dtype(q, k)
@@ -55,6 +61,7 @@ def attention_weights(
   )
   scores = scores.reshape(*leading, num_heads, num_queries, num_keys)
   scores = scores * jnp.asarray(width**-0.5 if scale is None else scale, dtype)
+  bias, mask = (all_pairs(pairs, num_queries, num_keys) for pairs in (bias, mask))
   if bias is not None:
     scores = scores + jnp.broadcast_to(bias, scores.shape).astype(dtype)
   return masked_softmax(scores, mask=mask)
@@ -82,7 +89,7 @@ def weigh(weights: jax.Array, v: jax.Array) -> jax.Array:
   chex.assert_axis_dimension(weights, -1, v.shape[-3])
   *leading, num_heads, num_queries, num_keys = weights.shape
   num_value_heads, width = v.shape[-2:]
-  _check_groups(num_heads, num_value_heads)
+  check_groups(num_heads, num_value_heads)
   groups = num_heads // num_value_heads
   grouped = weights.reshape(*leading, num_value_heads, groups, num_queries, num_keys)
   batch = tuple(range(len(leading) + 1))
@@ -101,45 +108,59 @@ def attend(
   k: jax.Array,
   v: jax.Array,
   *,
-  bias: jax.Array | None = None,
-  mask: jax.Array | None = None,
-  scale: float | None = None,
+  bias: Pairs | None = None,
+  mask: Pairs | None = None,
+  scale: float | jax.Array | None = None,
+  implementation: Implementation | None = None,
 ) -> jax.Array:
   """Attention: ``O = softmax(scale * q k^T + bias) v``, rows over the keys.
 
   ``attention_weights`` followed by ``weigh``; see those for the formula, types and heads. The width
-  of the values is free: it need not be the width of the keys.
+  of the values is free: it need not be the width of the keys. Every implementation gives the same
+  numbers to rounding:
+
+  - ``'dense'`` forms the map. The only one with forward mode and second derivatives.
+  - ``'chunked'`` goes over blocks of queries and keys (``chunked_attend``): memory for the operands
+    and one block, forward and backward. Any platform, type, bias and mask.
+  - ``'cudnn'``: the kernel of cuDNN, 16-bit types on an NVIDIA GPU.
+  - ``'pallas'``: a kernel of ours for NVIDIA GPUs, no bias and no mask.
+  - None chooses by platform, type and size from ``attention_table.TABLE``, and ``'chunked'`` where
+    the map would be large.
 
   Args:
     q: [..., Q, M, D].
     k: [..., K, M', D], M' divides M.
     v: [..., K, M', D'].
-    bias: broadcasts to [..., M, Q, K].
-    mask: bool, broadcasts to [..., M, Q, K]; True where the query may look.
+    bias: broadcasts to [..., M, Q, K], or a function ``bias(query_indices, key_indices)`` of int32
+      [Q'] and [K'] -> [M or 1, Q', K'], such as ``relative_bias`` makes, so that 'chunked' never
+      forms all pairs. Gradients flow into the arrays that the function closes over.
+    mask: bool, likewise; True where the query may look.
     scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
+    implementation: one of the above.
 
   Returns:
     [..., Q, M, D'] in the type of ``v``. A fully masked query gives zeros.
 
   Raises:
-    ValueError: M' does not divide M.
+    ValueError: M' does not divide M, or the implementation cannot do this here.
     AssertionError: shapes disagree.
 
   >>> q, k, v = jnp.zeros((5, 1, 8)), jnp.ones((7, 1, 8)), jnp.ones((7, 1, 2))
   >>> attend(q, k, v).shape
   (5, 1, 2)
+  >>> earlier = lambda i, j: (j[None, :] <= i[:, None])[None]
+  >>> attend(q, k, v, mask=earlier, implementation='chunked')[0, 0].tolist()
+  [1.0, 1.0]
   """
-  chex.assert_equal_shape_prefix((k, v), k.ndim - 1)
+  check_attention(q, k, v)
+  if implementation is None:
+    implementation = choose(q, k, v, bias=bias, mask=mask)
+  elif why := refusal(implementation, q, k, v, bias=bias, mask=mask):
+    raise ValueError(f'{implementation=} cannot be used here: {why}')
+  if implementation == 'chunked':
+    return chunked_attend(q, k, v, bias=bias, mask=mask, scale=scale)[0]
+  if implementation == 'cudnn':
+    return cudnn_attend(q, k, v, bias=bias, mask=mask, scale=scale)
+  if implementation == 'pallas':
+    return pallas_attend(q, k, v, scale=scale)[0]
   return weigh(attention_weights(q, k, bias=bias, mask=mask, scale=scale), v)
-
-
-def _check_queries_and_keys(q: jax.Array, k: jax.Array) -> None:
-  chex.assert_rank(k, q.ndim)
-  chex.assert_equal_shape_prefix((q, k), q.ndim - 3)
-  chex.assert_equal_shape_suffix((q, k), 1)
-  _check_groups(q.shape[-2], k.shape[-2])
-
-
-def _check_groups(num_heads: int, num_key_heads: int) -> None:
-  if num_heads % num_key_heads:
-    raise ValueError(f'{num_key_heads=} must divide {num_heads=}')

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattn.ops.attention_operands import PairFunction
 from jattn.ops.softmax import accumulation_dtype
 
 
@@ -40,6 +41,47 @@ def relative_index(grid: tuple[int, int], *, sign: Literal['query-key', 'key-que
   right = column[:, None] - column[None, :] + width - 1
   index = down * (2 * width - 1) + right
   return index if sign == 'query-key' else index.T
+
+
+def relative_bias(
+  table: jax.Array, grid: tuple[int, int], *, sign: Literal['query-key', 'key-query']
+) -> PairFunction:
+  """The bias of each pair of positions of a grid, as the function that ``attend`` takes.
+
+  ``b_mqk = table[difference of rows, difference of columns, m]``, looked up for the pairs that are
+  asked for, so that nobody needs all N x N of them.
+
+  Args:
+    table: [2H-1, 2W-1, M], the most negative difference first.
+    grid: H, W.
+    sign: which difference is meant, as in ``relative_index``.
+
+  Returns:
+    ``bias(query_indices [Q], key_indices [K])`` -> [M, Q, K]; gradients flow into the table.
+
+  Raises:
+    ValueError: another sign.
+    AssertionError: the table is of another grid.
+
+  >>> bias = relative_bias(jnp.arange(5.0).reshape(1, 5, 1), (1, 3), sign='query-key')
+  >>> bias(jnp.arange(3), jnp.arange(3)).tolist()
+  [[[2.0, 1.0, 0.0], [3.0, 2.0, 1.0], [4.0, 3.0, 2.0]]]
+  """
+  if sign not in ('query-key', 'key-query'):
+    raise ValueError(f"{sign=} must be 'query-key' or 'key-query'")
+  height, width = grid
+  chex.assert_shape(table, (2 * height - 1, 2 * width - 1, None))
+  rows = table.reshape(-1, table.shape[-1])
+
+  def bias(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    down = queries[:, None] // width - keys[None, :] // width
+    right = queries[:, None] % width - keys[None, :] % width
+    if sign == 'key-query':
+      down, right = -down, -right
+    index = (down + height - 1) * (2 * width - 1) + right + width - 1
+    return jnp.moveaxis(rows[index], -1, 0)
+
+  return bias
 
 
 def relative_index_1d(queries: int, keys: int) -> np.ndarray:

@@ -144,12 +144,12 @@ def lines(
     return
   for seed in chosen.seeds:
     ids = {state: f'cluttered{size}-{arm}-{state}-seed{seed}' for state in STATES}
-    for state, name in ids.items():
-      if name in done:
-        continue
+    missing = {state: name for state, name in ids.items() if name not in done}
+    new = eye.start(seed) if missing else None
+    for state, name in missing.items():
       begun = time.perf_counter()
       steps = {'untrained': 0, 'trained': chosen.steps, 'shuffled': chosen.steps // 4}[state]
-      variables = eye.train(seed=seed, steps=steps, shuffled=state == 'shuffled')
+      variables = eye.train(new, seed=seed, steps=steps, shuffled=state == 'shuffled')
       accuracy = eye.accuracy(variables)
       methods, failed, maps = eye.look(variables, other_class=state == 'trained')
       if seed == 0:

@@ -64,14 +64,20 @@ class Eye:
     """Compiled once for all seeds."""
     return self.setup.train_step()
 
-  def train(self, *, seed: int, steps: int, shuffled: bool) -> Any:
-    """The variables after so many steps of the setup's recipe, with another seed.
+  def start(self, seed: int) -> Any:
+    """The variables of a new network."""
+    config = dataclasses.replace(self.setup.config, seed=seed)
+    state = dataclasses.replace(self.setup, config=config).create_state()
+    return jax.device_get(state.eval_variables)
+
+  def train(self, variables: Any, *, seed: int, steps: int, shuffled: bool) -> Any:
+    """The variables after so many steps of the setup's recipe.
 
     The rates are those of the setup, which may be longer. ``shuffled`` gives each scene the label
     of another, the same one whenever it comes.
     """
     config = dataclasses.replace(self.setup.config, seed=seed)
-    state = dataclasses.replace(self.setup, config=config).create_state()
+    state = dataclasses.replace(self.setup, config=config).create_state(variables)
     if steps:
       batches = self.dataset.batches('train', batch_size=config.batch_size, seed=seed)
       if shuffled:
@@ -162,7 +168,9 @@ class Eye:
     targets: jax.Array | None = None,
   ) -> jax.Array:
     if method == 'integrated_gradients':
-      settings = settings | {'baseline': self.black}
+      # At once: gradients of convolutions are slow inside a loop on CPU.
+      at_once = settings['nodes'] * len(self.images)
+      settings = settings | {'baseline': self.black, 'images_at_once': at_once}
     elif method == 'occlusion':
       # Other windows than the cells of faithfulness, which would hold it against itself.
       side = self.images.shape[1] // 4

@@ -1,7 +1,10 @@
 """How an experiment tells a person what went wrong: one or two lines and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
+
+from experiments.compiled import keep_compiled
 
 
 class ExperimentError(Exception):
@@ -38,7 +41,11 @@ STOPPED = 75  # EX_TEMPFAIL: saved, run the same command again
 
 
 def run_main(main: Callable[[list[str]], int]) -> None:
-  """Runs ``main`` on the command line and exits; an ExperimentError prints its message alone."""
+  """Runs ``main`` on the command line and exits; an ExperimentError prints its message alone.
+
+  What JAX compiles is kept for the next time, see ``experiments.compiled``.
+  """
+  keep_compiled(os.environ)
   try:
     code = main(sys.argv[1:])
   except ExperimentError as error:

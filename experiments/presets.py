@@ -101,8 +101,8 @@ _PHOTOGRAPHS = TrainConfig(
   ),
 )
 
-# Cluttered translated MNIST of Mnih et al. 2014, arXiv 1406.6247, out of the embedded digits. Nothing
-# is augmented, so that every image is the scene whose truth is known.
+# Cluttered translated MNIST of Mnih et al. 2014, arXiv 1406.6247, out of the embedded digits.
+# Nothing is augmented, so that every image is the scene whose truth is known.
 _CLUTTERED = TrainConfig(
   model='scene_classifier',
   epochs=2,

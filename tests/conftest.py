@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 # Before jax starts its backend, and for the processes that tests start.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -14,10 +16,19 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1',
   )
 
+# What the processes that tests start compile is kept for the next of them; not
+# so in this process, where tests read what the compiler says of a program.
+os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
+
 import chex
 import jax
 import numpy as np
 import pytest
+
+_owner = 'JATTN_TESTS_COMPILED' not in os.environ  # of the workers, who inherit it
+COMPILED = os.environ.setdefault('JATTN_TESTS_COMPILED', tempfile.mkdtemp() if _owner else '')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = COMPILED
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_num_cpu_devices', 8)
@@ -32,3 +43,8 @@ def rng() -> np.random.Generator:
 @pytest.fixture(autouse=True)
 def _fresh_trace_counts() -> None:
   chex.clear_trace_counter()
+
+
+def pytest_unconfigure() -> None:
+  if _owner:
+    shutil.rmtree(COMPILED, ignore_errors=True)

@@ -25,9 +25,19 @@ COMMAND = (
 ).split()
 
 
-def start(out: pathlib.Path) -> subprocess.Popen:
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> str:
+  """A few small images: what is tested is not how they are read."""
+  rng = np.random.default_rng(0)
+  path = tmp_path_factory.mktemp('data') / 'images.npz'
+  images, labels = rng.integers(0, 256, (160, 32, 32, 3), np.uint8), np.arange(160) % 10
+  np.savez(path, x_train=images, y_train=labels, x_test=images[:16], y_test=labels[:16])
+  return f'npz:{path}'
+
+
+def start(out: pathlib.Path, data: str) -> subprocess.Popen:
   return subprocess.Popen(
-    [sys.executable, '-m', 'experiments.train', *COMMAND, '--out', str(out)],
+    [sys.executable, '-m', 'experiments.train', *COMMAND, '--data', data, '--out', str(out)],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -68,9 +78,9 @@ def last_state(out: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
+def uninterrupted(data, tmp_path_factory):
   out = tmp_path_factory.mktemp('whole') / 'run'
-  code, output = finish(start(out))
+  code, output = finish(start(out, data))
   assert code == 0, output
   return out
 
@@ -92,24 +102,24 @@ def assert_equal_bits(a: pathlib.Path, b: pathlib.Path) -> None:
   assert lines(a) == lines(b)
 
 
-def test_killed_at_a_random_moment_and_going_on_is_bit_equal(uninterrupted, tmp_path):
+def test_killed_at_a_random_moment_and_going_on_is_bit_equal(uninterrupted, data, tmp_path):
   out = tmp_path / 'killed'
   moment = random.SystemRandom().randrange(4, 12)
-  process = start(out)
+  process = start(out, data)
   wait_for(out, moment, process)
   process.send_signal(signal.SIGKILL)
   finish(process)
   assert not (out / 'result.json').exists()
-  code, output = finish(start(out))
+  code, output = finish(start(out, data))
   assert code == 0, output
   assert 'going on from step' in output, f'killed at {moment}: {output}'
   assert_equal_bits(uninterrupted, out)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_leave_it_saves_and_says_so(uninterrupted, tmp_path, number):
+def test_asked_to_leave_it_saves_and_says_so(uninterrupted, data, tmp_path, number):
   out = tmp_path / 'asked'
-  process = start(out)
+  process = start(out, data)
   wait_for(out, 4, process)
   process.send_signal(number)
   code, output = finish(process)
@@ -119,12 +129,12 @@ def test_asked_to_leave_it_saves_and_says_so(uninterrupted, tmp_path, number):
   assert signal.Signals(number).name in status['reason']
   assert (out / 'ckpt' / str(status['step'])).is_dir()
   if number == signal.SIGTERM:
-    code, output = finish(start(out))
+    code, output = finish(start(out, data))
     assert f'going on from step {status["step"]}' in output
     assert_equal_bits(uninterrupted, out)
 
 
-def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(data, tmp_path):
   """Images of NaN cannot come from a file, so the learning rate is made to overflow."""
   out = tmp_path / 'x'
   arguments = (
@@ -132,7 +142,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_
     '--optimizer.learning-rate 1e30 --optimizer.warmup 0.9 --optimizer.clip-norm None --max-skips 2'
   ).split()
   with pytest.raises(Diverged, match='2 updates in a row were not finite') as caught:
-    train.main([*arguments, '--out', str(out)])
+    train.main([*arguments, '--data', data, '--out', str(out)])
   assert caught.value.code == 5
   status = json.loads((out / 'status.json').read_text())
   assert status['state'] == 'diverged'

@@ -101,7 +101,7 @@ def against_torch(*, rounds: int = 15, sizes: Sequence[int] = SIZES) -> dict[str
           'batch': q.shape[0],
           'heads': heads,
           'widths': [width, value_width],
-          'chosen': ops.choose(q, k, v),
+          'chosen': ops.choose_implementation(q, k, v),
           'median_ms': {name: 1e3 * statistics.median(spent) for name, spent in times.items()},
           'fastest_ms': {name: 1e3 * min(spent) for name, spent in times.items()},
         }

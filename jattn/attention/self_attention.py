@@ -10,7 +10,7 @@ from jattn.ops import (
   Init,
   attend,
   attention_weights,
-  choose,
+  choose_implementation,
   relative_bias,
   resize_relative,
   weigh,
@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
     v = project('value', key_heads, v_features)
     bias = self._bias((height, width)) if self.relative_bias else None
     weights = attention_weights(q, k, bias=bias)
-    implementation = self.implementation or choose(q, k, v, bias=bias)
+    implementation = self.implementation or choose_implementation(q, k, v, bias=bias)
     if implementation == 'dense':
       out = weigh(weights, v)
     else:

@@ -1,7 +1,7 @@
 """Pure mathematics on arrays: no parameters, no Linen."""
 
 from jattn.ops.attention import attend, attention_weights, weigh
-from jattn.ops.attention_choice import choose
+from jattn.ops.attention_choice import choose_implementation
 from jattn.ops.attention_rows import attention_rows
 from jattn.ops.blocks import halo_blocks, join_blocks, split_blocks
 from jattn.ops.channels import channel_kernel_size, round_channels
@@ -39,7 +39,7 @@ __all__ = [
   'attention_weights',
   'bias_init',
   'channel_kernel_size',
-  'choose',
+  'choose_implementation',
   'chunked_attend',
   'flatten',
   'gate',

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jattn.ops.attention_choice import Implementation, choose, refusal
+from jattn.ops.attention_choice import Implementation, choose_implementation, refusal
 from jattn.ops.attention_operands import Pairs, all_pairs, check_attention, check_groups
 from jattn.ops.chunked_attention import chunked_attend
 from jattn.ops.cudnn_attention import cudnn_attend
@@ -154,7 +154,7 @@ def attend(
   """
   check_attention(q, k, v)
   if implementation is None:
-    implementation = choose(q, k, v, bias=bias, mask=mask)
+    implementation = choose_implementation(q, k, v, bias=bias, mask=mask)
   elif why := refusal(implementation, q, k, v, bias=bias, mask=mask):
     raise ValueError(f'{implementation=} cannot be used here: {why}')
   if implementation == 'chunked':

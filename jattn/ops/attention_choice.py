@@ -17,7 +17,7 @@ DENSE_LIMIT = 2**28
 """Bytes of a map, all heads and leading dimensions together, from which None is never 'dense'."""
 
 
-def choose(
+def choose_implementation(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
@@ -32,10 +32,10 @@ def choose(
   map above ``DENSE_LIMIT`` bytes, it is 'chunked'.
 
   >>> q, k = jnp.zeros((3, 1, 8)), jnp.zeros((4, 1, 8))
-  >>> choose(q, k, k)
+  >>> choose_implementation(q, k, k)
   'dense'
   >>> q = jax.ShapeDtypeStruct((1, 16384, 1, 8), jnp.float32)
-  >>> choose(q, q, q)
+  >>> choose_implementation(q, q, q)
   'chunked'
   """
   bits = 8 * jnp.dtype(q.dtype).itemsize

@@ -264,7 +264,7 @@ def test_memory_of_a_train_step_is_linear_and_a_twentieth_of_dense():
 
 def test_none_chooses_by_size(monkeypatch):
   def choose(n, dtype=jnp.float32):
-    return ops.choose(*3 * [jax.ShapeDtypeStruct((1, n, 1, 8), dtype)])
+    return ops.choose_implementation(*3 * [jax.ShapeDtypeStruct((1, n, 1, 8), dtype)])
 
   monkeypatch.setattr(attention_choice, 'TABLE', {('cpu', 32): ((0, 'dense'), (64, 'chunked'))})
   assert [choose(n) for n in (7, 8)] == ['dense', 'chunked']

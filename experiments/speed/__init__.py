@@ -1,0 +1,1 @@
+"""How fast jattn is: each row beside what it is compared with, in one process."""

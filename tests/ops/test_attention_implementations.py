@@ -238,6 +238,19 @@ def test_large_scores_stay_finite():
   assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in run(arrays, bias, jnp.bfloat16))
 
 
+def test_a_large_bias_of_padded_queries_has_no_part_in_gradients(rng):
+  """A constant leaves softmax as it is, also where exp of it would be infinite."""
+  q = jnp.asarray(rng.normal(size=(5, 1, 3)), jnp.float32)
+
+  def slope(number):
+    bias = lambda i, j: jnp.full((1, len(i), len(j)), number)  # noqa: E731
+    attend = functools.partial(ops.chunked_attend, bias=bias, block_size=(4, 4))
+    return jax.grad(lambda k: jnp.square(attend(q, k, q)[0]).sum())(q)
+
+  slope = jax.jit(slope)
+  np.testing.assert_allclose(slope(200.0), slope(0.0), atol=1e-4)
+
+
 def test_only_dense_has_forward_mode():
   def forward(q, implementation):
     return jax.jvp(lambda q: ops.attend(q, q, q, implementation=implementation), (q,), (q,))

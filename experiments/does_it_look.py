@@ -1,6 +1,6 @@
 """Does attention look at the object?
 
-A digit lies among clutter on a black canvas, and which pixels are its own is known. Six networks
+A digit lies among clutter on a black canvas, and which pixels are its own is known. Seven networks
 that differ in what weighs positions are trained to name the digit; every map that a network can
 give of itself, and every method that explains it from outside, is held against the digit.
 
@@ -9,10 +9,10 @@ give of itself, and every method that explains it from outside, is held against 
   python -m experiments.does_it_look --out runs/look --page experiments/results   the pages
 
 What is done already is not done again, and several parts can run at once into one folder. The whole
-is 108 networks of 17,000 to 22,000 parameters, 36 of them trained: some two hours on two CPU cores.
+is 126 networks of about 20,000 parameters: some two hours on two CPU cores.
 
-- Arms: average pooling, which weighs nothing, and five that learn to weigh: weighted average,
-  SimPool and class attention as poolings; self-attention and CBAM before an average.
+- Arms: average pooling, which weighs nothing, and six that learn to weigh: weighted average,
+  SimPool, class attention and CLIP's attention pooling; self-attention and CBAM before an average.
 - Controls: maps of noise, of a centred Gaussian, of edges and of one value, which know nothing of
   a network; every arm untrained; every arm trained, a quarter as long, on labels in a random order.
 - The class asked about is the true one. 64 test scenes a network, none of them used in training,
@@ -42,6 +42,7 @@ ARMS = {
   'weighted_average': ('none', 'weighted_average'),
   'sim_pool': ('none', 'sim_pool'),
   'class_attention': ('none', 'class_attention'),
+  'attention_pool_2d': ('none', 'attention_pool_2d'),
   'self_attention': ('self_attention', 'average'),
   'cbam': ('cbam', 'average'),
 }

@@ -24,7 +24,7 @@ SCORES = {
 # Aims for the own map of a pooling that learns to weigh.
 AIMS = {60: {'pointing_game': 0.95, 'energy_lift': 3.0, 'auroc': 0.95}}
 AIMS[100] = AIMS[60] | {'energy_lift': 8.0}
-POOLINGS = ('weighted_average', 'sim_pool', 'class_attention')
+POOLINGS = ('weighted_average', 'sim_pool', 'class_attention', 'attention_pool_2d')
 # Columns of the page of pictures.
 COLUMNS = (
   *((arm, 'trained', 'attention') for arm in ARMS if arm != 'average'),

@@ -52,7 +52,13 @@ IMAGES = 64
 STEPS = 800
 
 Arm = Literal[
-  'average', 'weighted_average', 'sim_pool', 'class_attention', 'self_attention', 'cbam'
+  'average',
+  'weighted_average',
+  'sim_pool',
+  'class_attention',
+  'attention_pool_2d',
+  'self_attention',
+  'cbam',
 ]
 
 

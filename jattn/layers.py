@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.names import look_up
-from jattn.ops import Init, bias_init, kernel_init
+from jattn.ops import Init, bias_init, convolve, kernel_init
 
 Norm = Literal['batch', 'group', 'layer']
 Activation = Literal['relu', 'gelu', 'gelu_tanh', 'silu', 'hard_swish']
@@ -110,6 +110,7 @@ def conv(
     padding='CIRCULAR' if circular else [(side, side) for side in sides],
     kernel_dilation=dilation,
     feature_group_count=groups,
+    conv_general_dilated=convolve,
     use_bias=use_bias,
     dtype=dtype,
     kernel_init=kernel_init(initialization) if start is None else start,

@@ -6,6 +6,7 @@ from jattn.ops.attention_rows import attention_rows
 from jattn.ops.blocks import halo_blocks, join_blocks, split_blocks
 from jattn.ops.channels import channel_kernel_size, round_channels
 from jattn.ops.chunked_attention import chunked_attend
+from jattn.ops.convolution import convolve
 from jattn.ops.gating import gate
 from jattn.ops.images import normalize, to_float
 from jattn.ops.initializers import Init, bias_init, kernel_init
@@ -41,6 +42,7 @@ __all__ = [
   'channel_kernel_size',
   'choose_implementation',
   'chunked_attend',
+  'convolve',
   'flatten',
   'gate',
   'global_average',

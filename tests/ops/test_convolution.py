@@ -1,0 +1,130 @@
+"""The convolution with a fast gradient by its kernel, against lax's own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jattn.ops import convolution, convolve
+
+NUMBERS = ('NHWC', 'HWIO', 'NHWC')
+# Batch, height, width, channels, kernel, features, strides, padding.
+CASES = {
+  'stem': ((4, 9, 7, 3), (3, 3), 5, (1, 1), [(1, 1), (1, 1)]),
+  'strided': ((3, 9, 8, 2), (3, 2), 4, (2, 3), [(0, 2), (1, 0)]),
+  'pointwise': ((2, 5, 6, 4), (1, 1), 3, (2, 2), 'VALID'),
+  'same': ((1, 6, 5, 2), (5, 3), 2, (1, 2), 'SAME'),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_device_and_small_is_large_enough(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  monkeypatch.setattr(convolution, '_LEAST_PRODUCTS', 0)
+  monkeypatch.setattr(convolution, '_LEAST_POSITIONS', 1)
+  monkeypatch.setattr(convolution, '_PART', 1500)  # several parts of the batch
+
+
+def made(name, dtype=jnp.float32):
+  shape, window, features, strides, padding = CASES[name]
+  keys = jax.random.split(jax.random.key(0), 2)
+  x = jax.random.normal(keys[0], shape, dtype)
+  kernel = jax.random.normal(keys[1], (*window, shape[-1], features), dtype)
+  settings = {'window_strides': strides, 'padding': padding, 'dimension_numbers': NUMBERS}
+  return x, kernel, settings
+
+
+def gradients(function, x, kernel, settings):
+  y, pull = jax.vjp(functools.partial(function, **settings), x, kernel)
+  return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype))
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('compiled', [False, True])
+def test_values_and_gradients_are_those_of_lax(name, compiled):
+  x, kernel, settings = made(name)
+  found, want = (
+    (jax.jit(f) if compiled else f)(x, kernel)
+    for f in (
+      functools.partial(gradients, function, settings=settings)
+      for function in (convolve, lax.conv_general_dilated)
+    )
+  )
+  for a, b in zip(found, want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_by_the_kernel_is_made_of_matrix_products():
+  x, kernel, settings = made('stem')
+
+  def convolutions(function):
+    text = (
+      jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(function(x, kernel, **settings)))))
+      .lower(kernel)
+      .as_text()
+    )
+    return text.count('stablehlo.convolution'), text.count('stablehlo.dot_general')
+
+  ours, theirs = convolutions(convolve), convolutions(lax.conv_general_dilated)
+  assert ours[0] == theirs[0] - 1
+  assert ours[1] > theirs[1] == 0
+
+
+def test_bfloat16_is_rounded_once():
+  x, kernel, settings = made('strided', jnp.bfloat16)
+  _, _, ours = gradients(convolve, x, kernel, settings)
+  assert ours.dtype == jnp.bfloat16
+  wide = [a.astype(jnp.float32) for a in (x, kernel)]
+  _, _, want = gradients(lax.conv_general_dilated, *wide, settings)
+  np.testing.assert_allclose(
+    ours.astype(jnp.float32), want, rtol=2**-7, atol=2**-7 * float(jnp.abs(want).max())
+  )
+
+
+def test_forward_mode_second_derivatives_and_vmap():
+  x, kernel, settings = made('same')
+
+  def loss(function, kernel):
+    return jnp.sum(jnp.sin(function(x, kernel, **settings)))
+
+  def turned(function, kernel):
+    along = jnp.ones_like(kernel)
+    hessian = jax.jvp(jax.grad(functools.partial(loss, function)), (kernel,), (along,))[1]
+    both = jnp.stack([kernel, 2 * kernel])
+    return hessian, jax.vmap(jax.grad(functools.partial(loss, function)))(both)
+
+  for a, b in zip(*(turned(f, kernel) for f in (convolve, lax.conv_general_dilated)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'more', [{'feature_group_count': 2}, {'rhs_dilation': (2, 2)}, {'lhs_dilation': (2, 1)}]
+)
+def test_what_is_not_plain_is_left_to_lax(more):
+  x, kernel, settings = made('strided')
+  kernel = kernel[:, :, : 2 // more.get('feature_group_count', 1)]
+  found, want = (
+    gradients(f, x, kernel, settings | more) for f in (convolve, lax.conv_general_dilated)
+  )
+  for a, b in zip(found, want, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_lowered_for_another_platform_it_is_lax_s():
+  x, kernel, settings = made('stem')
+  gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, **settings) ** 2)))
+  for platform in ('cuda', 'tpu'):
+    text = gradient.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert 'stablehlo.dot_general' not in text
+    assert 'stablehlo.convolution' in text
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_several_devices_are_left_to_lax(devices, monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
+  x, kernel, settings = made('stem')
+  traced = jax.make_jaxpr(functools.partial(convolve, **settings))(x, kernel)
+  assert ('custom_jvp_call' in str(traced)) == (devices == 1)

@@ -21,7 +21,16 @@ is 126 networks of about 20,000 parameters: some two hours on two CPU cores.
   box; faithfulness against what covering each of 5x5 cells does to the logit; class sensitivity
   against the map of the likeliest other class, for trained networks.
 
-The answer, with intervals over three seeds, stands in experiments/results/does_it_look.md.
+The answer (three seeds, two cores of an AMD EPYC, 2026-11-25), whole in
+experiments/results/does_it_look.md: yes for the learned poolings, with reservations. The own map of
+the weighted average points at the digit in all scenes (60 and 100), with an energy lift of 4.5 of
+at most 4.6, and 12.5 of at most 12.8; SimPool's in 91% and 88%; CBAM's gate is even (lift 1.0) and
+does not. Self-attention was run at 60 alone, and does as well there. No own map depends on the
+class, nor does rollout. Edges, which know nothing of a network, have an AUROC of 0.97 against the
+ink, so that score alone proves nothing. What the logit needs is told best by integrated gradients
+(rank correlation 0.5 to 0.8); the weighted average's own map tells little of it (0.26 at 60, none
+at 100). Maps of untrained networks differ from seed to seed around chance; trained on random labels
+the poolings look away from the digit.
 """
 
 import dataclasses

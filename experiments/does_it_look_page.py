@@ -94,7 +94,7 @@ def _size(size: int, lines: Sequence[Line]) -> Iterable[str]:
   yield '\n### What a network says of itself\n'
   if controls is not None:
     chance = ', '.join(f'{name} {controls["chance"][name]:.3f}' for name in SCORES)
-    yield f'Chance: {chance}. CBAM and the average are shown with what they have.\n'
+    yield f'Chance: {chance}.\n'
   yield '| arm | state | steps | accuracy | ' + ' | '.join(SCORES) + ' |'
   yield '|---|---|--:|--:|' + '--:|' * len(SCORES)
   for arm in arms:

@@ -1,4 +1,4 @@
-"""A convolution whose gradient by its kernel is fast on CPU too."""
+"""A convolution that is fast on CPU too, forward and backward."""
 
 import functools
 import math
@@ -21,6 +21,8 @@ _PART = 800_000
 _LARGEST = 10
 # A matrix product over fewer positions does not pay for the loop around it.
 _LEAST_POSITIONS = 256
+# With fewer features making the patches costs more than the products save.
+_LEAST_FEATURES = 64
 
 
 def convolve(
@@ -38,17 +40,17 @@ def convolve(
 ) -> jax.Array:
   """``jax.lax.conv_general_dilated`` for ``flax.linen.Conv(conv_general_dilated=convolve)``.
 
-  The value is lax's on every platform. So is the gradient by x. The gradient by the kernel is
-  ``sum_p patch_p^T g_p`` over the positions p of the output, which XLA on CPU computes as a
-  convolution with a window of the size of the image, two to seven times slower than the others.
-  There it is written as matrix products of patches, some images at a time (im2col; Chellapilla et
-  al. 2006, hal inria-00112631). The patches are made when the gradient is, not kept. Lowered for
-  another platform, or where it would not gain (see ``_images_at_a_time``), it is lax's. Forward
-  mode, higher derivatives and ``vmap`` work as lax's do.
+  XLA on CPU computes the gradient by the kernel, ``sum_p patch_p^T g_p`` over the positions p of
+  the output, as a convolution with a window of the size of the image, two to twenty times slower
+  than need be. On one CPU device it is written as matrix products of patches, some images at a
+  time (im2col; Chellapilla et al. 2006, hal inria-00112631), and so are the value and the gradient
+  by x where that is faster (see ``_value_by_products``). The patches are made where they are used,
+  not kept. Lowered for another platform, or where it would not gain (see ``_images_at_a_time``),
+  all is lax's. Forward mode, higher derivatives and ``vmap`` work as lax's do.
 
   Args:
-    lhs: x; the fast gradient is for [B, H, W, C].
-    rhs: the kernel; the fast gradient is for [kh, kw, C, D].
+    lhs: x; the fast form is for [B, H, W, C].
+    rhs: the kernel; the fast form is for [kh, kw, C, D].
     window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
       batch_group_count, precision, preferred_element_type: as for lax.
 
@@ -120,9 +122,10 @@ def _grid(
 def _images_at_a_time(
   x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides
 ) -> int:
-  """How many images the fast gradient takes at a time, a divisor of B; 0 where lax's is meant.
+  """How many images are taken at a time, a divisor of B; 0 where all is left to lax.
 
-  The one place for what was measured: seed classifier and ResNet-20 at batch 128, every layer.
+  Here and in ``_value_by_products`` is all that was measured: the layers of the seed classifier and
+  of ResNet-20 at batch 128 and some of ResNet-50 at batch 32, on two cores with AVX2.
   """
   if jax.default_backend() != 'cpu' or jax.device_count() > 1:
     return 0  # a loop over images would gather the batch of all devices on each
@@ -132,6 +135,8 @@ def _images_at_a_time(
     return 0
   if batch * positions * math.prod(kernel.shape) < _LEAST_PRODUCTS:
     return 0
+  if kernel.shape[:2] == strides == (1, 1):
+    return batch  # the patches are the image itself
   each = positions * (width + kernel.shape[-1])
   if each > _LARGEST * _PART:
     return 0
@@ -139,42 +144,55 @@ def _images_at_a_time(
   return images if images * positions >= _LEAST_POSITIONS else 0
 
 
-def _plain(x: jax.Array, kernel: jax.Array, *, strides: tuple[int, ...], sides: _Sides):
+def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
   numbers = ('NHWC', 'HWIO', 'NHWC')
   return lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=numbers)
 
 
+def _value_by_products(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides
+) -> bool:
+  """Whether the value and the gradient by x are faster as products too, not the kernel's alone."""
+  *window, _, features = kernel.shape
+  if window == [1, 1]:
+    return True
+  each = math.prod(_grid(x, kernel, strides, sides)) * (math.prod(kernel.shape[:3]) + features)
+  return features >= _LEAST_FEATURES and max(strides) == 1 and each <= _PART
+
+
+def _products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+  """By products where it is lowered for a CPU."""
+  forms = (functools.partial(form, strides=strides, sides=sides) for form in (_by_products, _plain))
+  return lax.platform_dependent(x, kernel, **dict(zip(('cpu', 'default'), forms, strict=True)))
+
+
+def _value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+  form = _products if _value_by_products(x, kernel, strides, sides) else _plain
+  return form(x, kernel, strides, sides)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
-  return _plain(x, kernel, strides=strides, sides=sides)
+  return _value(x, kernel, strides, sides)
 
 
 @functools.partial(_convolve.defjvp, symbolic_zeros=True)
 def _derivative(strides, sides, primals, tangents):
-  """The rule of a product. Only the transpose of its second term is ever fast or slow.
+  """The rule of a product, whose two terms are what JAX transposes for the gradients.
 
-  A rule for forward mode, not for the transpose, so that both modes work: what is transposed by JAX
-  is the sum of matrix products below, and that gives the products for the gradient.
+  A rule for forward mode, not for the transpose, so that both modes work: the transpose of the sum
+  of matrix products below is made of products too.
   """
   (x, kernel), (dx, dkernel) = primals, tangents
-  set_as = {'strides': strides, 'sides': sides}
-  y = _plain(x, kernel, **set_as)
   parts = []
   if not isinstance(dx, SymbolicZero):
-    parts.append(_plain(dx, kernel, **set_as))
+    parts.append(_value(dx, kernel, strides, sides))
   if not isinstance(dkernel, SymbolicZero):
-    parts.append(
-      lax.platform_dependent(
-        x,
-        dkernel,
-        cpu=functools.partial(_by_products, **set_as),
-        default=functools.partial(_plain, **set_as),
-      )
-    )
-  return y, functools.reduce(jnp.add, parts)
+    parts.append(_products(x, dkernel, strides, sides))
+  return _value(x, kernel, strides, sides), functools.reduce(jnp.add, parts)
 
 
-def _by_products(x: jax.Array, kernel: jax.Array, *, strides: tuple[int, ...], sides: _Sides):
+def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
   """The convolution as products of patches, some images at a time, accumulated in float32."""
   batch, (height, width) = x.shape[0], _grid(x, kernel, strides, sides)
   images = _images_at_a_time(x, kernel, strides, sides)
@@ -191,6 +209,8 @@ def _by_products(x: jax.Array, kernel: jax.Array, *, strides: tuple[int, ...], s
     patches = jnp.concatenate([padded[:, r, c] for r in rows for c in columns], axis=-1)
     return jnp.dot(patches.reshape(-1, matrix.shape[0]), matrix).astype(x.dtype)
 
+  if images == batch:
+    return product(x, matrix).reshape(batch, height, width, -1)
   parts = x.reshape(batch // images, images, *x.shape[1:])
   _, y = lax.scan(lambda _, part: (None, product(part, matrix)), None, parts)
   return y.reshape(batch, height, width, -1)

@@ -121,3 +121,20 @@ def test_normalize_is_by_channel_and_takes_bytes():
     ops.normalize(images, mean=(0.5,), std=(0.5,))
   with pytest.raises(ValueError, match='positive'):
     ops.normalize(images, mean=(0, 0, 0), std=(1, 0, 1))
+
+
+def test_max_pool_in_forward_mode_twice_and_under_vmap(rng):
+  x, along = (jnp.asarray(rng.normal(size=(2, 5, 7, 3)), jnp.float32) for _ in range(2))
+
+  def reference(x):
+    start = (1, 2, 2, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, start, start, 'VALID')
+
+  def turned(pool):
+    def gradient(x):
+      return jax.grad(lambda x: jnp.sin(pool(x)).sum())(x)
+
+    return jax.jvp(gradient, (x,), (along,))[1], jax.vmap(gradient)(jnp.stack([x, along]))
+
+  for got, want in zip(*map(turned, (ops.max_pool, reference)), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-6)

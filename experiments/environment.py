@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
   """Versions, devices and the git revision of the code, as JSON values."""
   found = devices()
   return {
-    'versions': {name: _version(name) for name in PACKAGES},
+    'versions': {name: version(name) for name in PACKAGES},
     'python': platform.python_version(),
     'system': f'{platform.system()} {platform.machine()}',
     'backend': jax.default_backend(),
@@ -54,7 +54,7 @@ def describe() -> dict[str, Any]:
   }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

@@ -15,6 +15,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -38,20 +39,34 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
   chosen = tyro.cli(Arguments, args=arguments, prog='python -m experiments.loop_overhead')
+  from experiments import environment
+
+  env = environment.describe()
+  line = measure(rounds=chosen.rounds, steps=chosen.steps, batch_size=chosen.batch_size)
+  line |= {name: env[name] for name in ('device', 'processor', 'cores', 'versions', 'git')}
+  line['date'] = time.strftime('%Y-%m-%d')
+  print(json.dumps(line))
+  if chosen.out is not None:
+    with open(chosen.out, 'a') as file:
+      file.write(json.dumps(line) + '\n')
+  return 0
+
+
+def measure(*, rounds: int = 20, steps: int = 20, batch_size: int = 32) -> dict[str, Any]:
+  """Rounds of each in turns; ``ratio`` is the median of ``fit`` over that of the bare loop."""
   import jax
 
-  from experiments import environment
   from experiments.setup import DataFacts, load_data, make_setup
   from jattn import training
 
-  config = dataclasses.replace(PRESETS['digits'], batch_size=chosen.batch_size, epochs=1000)
+  config = dataclasses.replace(PRESETS['digits'], batch_size=batch_size, epochs=1000)
   dataset = load_data(config)
   setup = make_setup(config, DataFacts.of(dataset))
   step, state = setup.train_step(), setup.create_state()
   batches = dataset.batches('train', batch_size=config.batch_size, seed=0)
 
   def bare(state):
-    for _ in range(chosen.steps):
+    for _ in range(steps):
       state, _ = step(state, training.place_batch(next(batches), setup.mesh))
     return state
 
@@ -60,41 +75,29 @@ def main(arguments: Sequence[str]) -> int:
       state,
       step,
       batches,
-      steps=int(state.step) + chosen.steps,
+      steps=int(state.step) + steps,
       mesh=setup.mesh,
       on_log=lambda *_: None,
       log_every=5,
     ).state
 
   times: dict[str, list[float]] = {'bare': [], 'fit': []}
-  for index in range(chosen.rounds + 1):
+  for index in range(rounds + 1):
     for name, run in (('bare', bare), ('fit', fitted)):
       begun = time.perf_counter()
       state = jax.block_until_ready(run(state))
       if index:
         times[name].append(time.perf_counter() - begun)
-  medians = {name: statistics.median(values) / chosen.steps for name, values in times.items()}
-  env = environment.describe()
-  line = {
+  medians = {name: statistics.median(values) / steps for name, values in times.items()}
+  return {
     'id': 'loop-overhead',
     'ratio': medians['fit'] / medians['bare'],
     'fit_ms': 1e3 * medians['fit'],
     'bare_ms': 1e3 * medians['bare'],
-    'rounds': chosen.rounds,
-    'steps': chosen.steps,
-    'batch_size': chosen.batch_size,
-    'device': env['device'],
-    'processor': env['processor'],
-    'cores': env['cores'],
-    'versions': env['versions'],
-    'git': env['git'],
-    'date': time.strftime('%Y-%m-%d'),
+    'rounds': rounds,
+    'steps': steps,
+    'batch_size': batch_size,
   }
-  print(json.dumps(line))
-  if chosen.out is not None:
-    with open(chosen.out, 'a') as file:
-      file.write(json.dumps(line) + '\n')
-  return 0
 
 
 if __name__ == '__main__':

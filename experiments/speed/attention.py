@@ -15,7 +15,6 @@ see ``experiments/results``.
 
 import dataclasses
 import json
-import math
 import pathlib
 import statistics
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import tyro
 
 from experiments.errors import ConfigError, run_main
+from experiments.speed.clock import geometric_mean, take_turns
 
 SIZES = (64, 256, 1024, 4096)
 # heads, width of queries and keys, width of values: one head of C/8 and C, and heads of 64
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     write_table(row)
     rows = [row]
   else:
-    rows = [against_torch(rounds=chosen.rounds, sizes=chosen.sizes), memory()]
+    rows = [against_torch(chosen.rounds, sizes=chosen.sizes), memory()]
   from experiments import environment
 
   env = environment.describe()
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def against_torch(*, rounds: int = 15, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+def against_torch(rounds: int = 15, *, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
   """Row C4: the automatic choice beside ``scaled_dot_product_attention``, float32, same numbers.
 
   Raises:
@@ -93,7 +93,7 @@ def against_torch(*, rounds: int = 15, sizes: Sequence[int] = SIZES) -> dict[str
         out = torch.nn.functional.scaled_dot_product_attention(*twins[:3])
         return torch.autograd.grad(out, twins[:3], twins[3])
 
-      times = _take_turns({'jattn': _step(arrays, None), 'torch': torch_step}, rounds)
+      times = take_turns({'jattn': _step(arrays, None), 'torch': torch_step}, rounds)
       q, k, v, _ = arrays
       shapes.append(
         {
@@ -107,19 +107,17 @@ def against_torch(*, rounds: int = 15, sizes: Sequence[int] = SIZES) -> dict[str
         }
       )
   return {
-    'id': 'C4-attention',
+    'id': 'C4',
     'against': f'torch {torch.__version__} scaled_dot_product_attention, CPU',
-    'ratio': _geometric_mean([_ratio(s['median_ms'], 'torch', 'jattn') for s in shapes]),
-    'ratio_of_fastest': _geometric_mean(
-      [_ratio(s['fastest_ms'], 'torch', 'jattn') for s in shapes]
-    ),
+    'ratio': geometric_mean([_ratio(s['median_ms'], 'torch', 'jattn') for s in shapes]),
+    'ratio_of_fastest': geometric_mean([_ratio(s['fastest_ms'], 'torch', 'jattn') for s in shapes]),
     'rounds': rounds,
     'shapes': shapes,
   }
 
 
 def memory(size: int = 16384, width: int = 32, value_width: int = 256) -> dict[str, Any]:
-  """Row C6: bytes that a compiled step needs beside operands and results; nothing is run."""
+  """Bytes that a compiled step needs beside operands and results; nothing is run."""
   import jax
   import jax.numpy as jnp
 
@@ -137,7 +135,7 @@ def memory(size: int = 16384, width: int = 32, value_width: int = 256) -> dict[s
   sizes = [size // 8, size // 4, size // 2, size]
   chunked, dense = {n: needed('chunked', n) for n in sizes}, needed('dense', size)
   return {
-    'id': 'C6-attention-memory',
+    'id': 'memory',
     'ratio': dense / chunked[size],
     'dense_bytes': dense,
     'chunked_bytes': chunked,
@@ -161,7 +159,7 @@ def against_each_other(*, rounds: int = 9) -> dict[str, Any]:
           for name in Implementation.__args__
           if refusal(name, *arrays[:3]) is None
         }
-        times = _take_turns(steps, rounds)
+        times = take_turns(steps, rounds)
         found.append(
           {
             'dtype': dtype,
@@ -190,7 +188,7 @@ def write_table(row: dict[str, Any], path: pathlib.Path = TABLE) -> None:
     for size in sorted({entry['positions'] for entry in entries}):
       same = [entry['fastest_ms'] for entry in entries if entry['positions'] == size]
       names = set.intersection(*(set(times) for times in same))
-      best = min(sorted(names), key=lambda n: _geometric_mean([times[n] for times in same]))
+      best = min(sorted(names), key=lambda n: geometric_mean([times[n] for times in same]))
       if size**2 >= LEAST and best != last:
         steps.append((size**2, best))
         last = best
@@ -230,26 +228,8 @@ def _step(arrays: Sequence[Any], implementation: str | None) -> Callable[[], Any
   return lambda: jax.block_until_ready(step(*arrays))
 
 
-def _take_turns(
-  steps: dict[str, Callable[[], Any]], rounds: int, warm: int = 2
-) -> dict[str, list[float]]:
-  """Seconds of each step of each."""
-  times: dict[str, list[float]] = {name: [] for name in steps}
-  for index in range(rounds + warm):
-    for name, step in steps.items():
-      begun = time.perf_counter()
-      step()
-      if index >= warm:
-        times[name].append(time.perf_counter() - begun)
-  return times
-
-
 def _ratio(times: dict[str, float], other: str, ours: str) -> float:
   return times[other] / times[ours]
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-  return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
 if __name__ == '__main__':

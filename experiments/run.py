@@ -11,7 +11,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from experiments import config as configuration
-from experiments import environment, pictures
+from experiments import environment
 from experiments.errors import STOPPED, ConfigError, Diverged, InputError, RunError
 from experiments.map_log import MapLog
 from experiments.progress import Reporter
@@ -268,6 +268,8 @@ def evaluate_split(
 
 def draw(directory: RunDirectory, setup: Setup, dataset: Any, variables: Any) -> None:
   """Writes ``curves.png``, and ``attention.png`` of 16 test images if the model has maps."""
+  from experiments import pictures  # matplotlib: the first step must not wait for it
+
   pictures.draw_curves(directory.path / 'curves.png', directory.metrics())
   batch = next(iter(dataset.eval_batches('test', batch_size=16)))
   rows = np.flatnonzero(batch.mask)

@@ -10,26 +10,31 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.errors import RunError
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def first_step(rounds: int) -> dict[str, Any]:
-  """C6: a training command of three steps, with nothing compiled before and again.
+  """C6: from the command to its first training step, with nothing compiled before and again.
 
-  The whole command is timed, its start and end included: ``cold_s`` with an empty directory of
-  compiled programs, ``warm_s`` the same command after it. ``ratio`` is warm over cold.
+  ``cold_s`` is with an empty directory of compiled programs, ``warm_s`` the same command after it.
+  ``ratio`` is warm over cold.
   """
   cold, warm = [], []
   with tempfile.TemporaryDirectory() as folder:
     for index in range(max(1, min(3, rounds))):
-      cache = {'XDG_CACHE_HOME': f'{folder}/{index}'}
       for number, times in enumerate((cold, warm)):
         out = f'{folder}/run{index}_{number}'
-        command = ('-m', 'experiments.train', 'digits', '--steps', '3', '--out', out)
-        times.append(_seconds(command, cache))
+        times.append(_seconds_to_step(out, {'XDG_CACHE_HOME': f'{folder}/{index}'}))
   medians = statistics.median(cold), statistics.median(warm)
-  ratio = medians[1] / medians[0]
-  return {'id': 'C6', 'ratio': ratio, 'cold_s': medians[0], 'warm_s': medians[1]}
+  return {
+    'id': 'C6',
+    'rounds': len(cold),
+    'ratio': medians[1] / medians[0],
+    'cold_s': medians[0],
+    'warm_s': medians[1],
+  }
 
 
 def importing(rounds: int) -> dict[str, Any]:
@@ -46,12 +51,35 @@ def importing(rounds: int) -> dict[str, Any]:
   return {'id': 'C7', 'ratio': ours / theirs, 'more_ms': ours - theirs, 'median_ms': ms}
 
 
+def _seconds_to_step(out: str, more: Mapping[str, str]) -> float:
+  """Of a run of three steps; it is left to end before the next."""
+  command = ('-u', '-m', 'experiments.train', 'digits', '--steps', '3', '--log-every', '1')
+  begun, spent = time.perf_counter(), None
+  with subprocess.Popen(
+    [sys.executable, *command, '--out', out],
+    env=_environment(more),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as process:
+    for line in process.stdout:
+      if spent is None and line.startswith('step 1/'):
+        spent = time.perf_counter() - begun
+  if process.returncode or spent is None:
+    raise RunError(f'{" ".join(command)} ended with {process.returncode}')
+  return spent
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+  return {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'} | dict(more)
+
+
 def _seconds(arguments: Sequence[str], more: Mapping[str, str]) -> float:
-  environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
   begun = time.perf_counter()
   subprocess.run(
     [sys.executable, *arguments],
-    env=environment | more,
+    env=_environment(more),
     cwd=ROOT,
     check=True,
     stdout=subprocess.DEVNULL,

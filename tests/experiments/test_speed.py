@@ -1,0 +1,78 @@
+"""The command that times everything, with stand-ins for what takes minutes."""
+
+import json
+
+import pytest
+
+from experiments.errors import ConfigError
+from experiments.speed import __main__ as speed
+from experiments.speed import clock, page
+
+
+def test_turns_are_taken_in_order_and_warming_up_is_not_counted():
+  seen = []
+  steps = {'a': lambda: seen.append('a'), 'b': lambda: seen.append('b')}
+  times = clock.take_turns(steps, 3, warm=1)
+  assert seen == ['a', 'b'] * 4
+  assert [len(spent) for spent in times.values()] == [3, 3]
+
+
+def test_no_further_round_begins_when_the_time_is_up():
+  times = clock.take_turns({'a': lambda: None}, 100, warm=1, seconds=0)
+  assert len(times['a']) == 3
+
+
+def test_the_best_of_the_others_is_what_counts():
+  times = {'jattn': [2.0, 4.0, 3.0], 'slow': [9.0, 9.0, 9.0], 'fast': [1.0, 6.0, 7.0]}
+  found = clock.against(times, 'jattn')
+  assert found['ratio'] == pytest.approx(6 / 3)
+  assert found['ratio_of_fastest'] == pytest.approx(1 / 2)
+  assert found['median_ms']['slow'] == pytest.approx(9000)
+  assert found['rounds'] == 3
+
+
+def test_rows_are_written_as_they_come_and_what_is_missing_is_said(monkeypatch, tmp_path, capsys):
+  def missing(_):
+    raise ConfigError('this row needs PyTorch')
+
+  rows = {
+    'C1': speed.Row('one', '>= 1', lambda f: f['ratio'] >= 1, lambda n: {'id': 'C1', 'ratio': n}),
+    'C2': speed.Row('two', '>= 1', lambda f: f['ratio'] >= 1, missing),
+    'C3': speed.Row('three', '>= 9', lambda f: f['ratio'] >= 9, lambda n: {'id': 'C3', 'ratio': n}),
+  }
+  monkeypatch.setattr(speed, 'rows', lambda: rows)
+  file = tmp_path / 'new' / 'lines.jsonl'
+  assert speed.main(['--rounds', '4', '--out', str(file)]) == 0
+  lines = [json.loads(line) for line in file.read_text().splitlines()]
+  assert [(line['id'], line['ratio']) for line in lines] == [('C1', 4), ('C3', 4)]
+  assert {'device', 'versions', 'load', 'date', 'git'} <= lines[0].keys()
+  out = capsys.readouterr()
+  assert 'needs PyTorch' in out.err
+  table = [line.split()[-1] for line in out.out.splitlines()[-3:]]
+  assert table == ['yes', 'measured', 'no']
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--only', 'C77'], '--only C77: there is no such row; there are C1, C2'),
+    (['--rounds', '0'], '--rounds 0'),
+  ],
+)
+def test_what_cannot_be_measured_is_refused(arguments, message):
+  with pytest.raises(ConfigError, match=message):
+    speed.main(arguments)
+
+
+def test_the_page_has_the_newest_line_of_every_row(tmp_path):
+  facts = {'device': 'cpu', 'processor': 'P', 'cores': 2, 'versions': {'jax': '1', 'torch': '2'}}
+  facts |= {'date': '2026-01-01', 'git': 'a' * 40, 'load': [0.1, 0.2], 'rounds': 20}
+  lines = [{'id': 'C1', 'ratio': ratio, **facts} for ratio in (0.5, 1.25)]
+  file = tmp_path / 'speed.jsonl'
+  file.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  text = page.render(file)
+  (row,) = (line for line in text.splitlines() if line.startswith('| C1 |'))
+  assert '1.25' in row
+  assert '| yes |' in row
+  (row,) = (line for line in text.splitlines() if line.startswith('| C2 |'))
+  assert 'not measured' in row

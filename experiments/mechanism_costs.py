@@ -110,7 +110,7 @@ def make_step(module: Any, shape: tuple[int, ...]) -> tuple[Callable[[], Any], d
   import jax
   import jax.numpy as jnp
 
-  from jattn.counting import multiply_accumulates
+  from jattn.cost import multiply_accumulates
 
   x = jax.random.normal(jax.random.key(0), shape)
   variables = jax.jit(lambda: module.init(jax.random.key(1), x, train=False))()

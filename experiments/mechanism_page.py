@@ -101,7 +101,7 @@ def facts(module: Any) -> tuple[int, int, dict[str, str]]:
   import jax
   import jax.numpy as jnp
 
-  from jattn.counting import multiply_accumulates
+  from jattn.cost import multiply_accumulates
 
   x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jattn.counting import multiply_accumulates
+from jattn.cost import multiply_accumulates, peak_bytes
 from jattn.models.classifier import Classifier
 from jattn.types import in_order
 
@@ -35,7 +35,7 @@ class ModelCard:
     num_classes: L.
     parameters: how many numbers are learned (running statistics are not counted).
     multiply_accumulates: of one image's forward pass without reading maps, as
-      ``jattn.counting.multiply_accumulates`` counts.
+      ``jattn.cost.multiply_accumulates`` counts.
     peak_bytes: memory of one image's forward pass in float32 on the default device, as its compiler
       plans it: parameters, image, results and intermediate arrays; None where it was not asked for.
     maps: (path, kind, shape of the weights) of every map as the layers stand, for one image.
@@ -90,15 +90,8 @@ def make_card(
     num_classes=prediction.logits.shape[-1],
     parameters=sum(leaf.size for leaf in jax.tree.leaves(variables['params'])),
     multiply_accumulates=multiply_accumulates(logits, variables, images),
-    peak_bytes=_peak_bytes(logits, variables, images) if memory else None,
+    peak_bytes=peak_bytes(logits, variables, images) if memory else None,
     maps=tuple((path, m.kind, m.weights.shape) for path, m in in_order(prediction.maps).items()),
     source=facts.source,
     naming='timm' if hasattr(model.backbone, 'timm_names') else 'jattn',
   )
-
-
-def _peak_bytes(function, *args) -> int | None:
-  analysis = jax.jit(function).lower(*args).compile().memory_analysis()
-  if analysis is None:  # a platform that does not say
-    return None
-  return sum(getattr(analysis, f'{part}_size_in_bytes') for part in ('argument', 'output', 'temp'))

@@ -11,7 +11,7 @@ import jattn
 from jattn.attention import SqueezeExcite, TokenLearner
 from jattn.backbones import CCT
 from jattn.backbones.cct import CompactAttention, CompactBlock
-from jattn.counting import multiply_accumulates
+from jattn.cost import multiply_accumulates
 from tests.layer_oracles import convolve, gelu, layer_norm, softmax
 from tests.proof import draw, flat, prove, variables_of
 

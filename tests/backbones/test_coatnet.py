@@ -11,7 +11,7 @@ import jattn
 from jattn.attention import SqueezeExcite, TokenLearner
 from jattn.backbones import CoAtNet
 from jattn.backbones.coatnet_blocks import MBConv, RelativeAttention, TransformerBlock
-from jattn.counting import multiply_accumulates
+from jattn.cost import multiply_accumulates
 from jattn.ops import resize_relative_geometric
 from tests.layer_oracles import batch_norm, convolve, gelu, layer_norm, sigmoid, softmax
 from tests.proof import draw, flat, prove, variables_of

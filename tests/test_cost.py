@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jattn
-from jattn.counting import multiply_accumulates
+from jattn.cost import cost, multiply_accumulates
 
 
 def count(module, shape):
@@ -64,3 +64,39 @@ def test_resnet20_counted_layer_by_layer():
   for side, width in ((16, 32), (8, 64)):
     by_hand += 9 * side * side * width * (width // 2) + 5 * 9 * side * side * width * width
   assert macs == by_hand + 64 * 10
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+def test_the_gradient_of_a_strided_convolution_counts_no_zeros_between_pixels(stride):
+  x, kernel = jnp.zeros((2, 12, 12, 5)), jnp.zeros((3, 3, 5, 7))
+
+  def convolution(x):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), 'VALID', dimension_numbers=numbers
+    )
+
+  forward = multiply_accumulates(convolution, x)
+  y, pull = jax.vjp(convolution, x)
+  assert forward == y.size * 9 * 5
+  # Every pixel of y meets every tap once; beyond that only padding may be met.
+  assert forward <= multiply_accumulates(pull, y) <= 2 * forward
+
+
+def test_attention_costs_its_two_products():
+  q, v = jnp.zeros((2, 49, 3, 8)), jnp.zeros((2, 49, 3, 16))
+  found = cost(lambda q, v: jattn.ops.attend(q, q, v), q, v)
+  assert found.multiply_accumulates == 2 * 3 * 49 * 49 * (8 + 16)
+  assert found.peak_bytes >= found.temporary_bytes + 4 * (q.size + 2 * v.size)
+
+
+def test_a_loop_that_xla_counts_once_is_noted():
+  x = jnp.zeros((64, 64))
+  assert cost(lambda x: x @ x, x).note == ''
+
+  def loop(x):
+    return jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=500)[0]
+
+  found = cost(loop, x)
+  assert found.multiply_accumulates == 500 * 64**3
+  assert "XLA's cost_analysis has" in found.note

@@ -110,7 +110,9 @@ def test_a_small_run_learns_and_writes_its_line(pool, file, tmp_path, capsys):
 
 
 def test_a_whole_epoch_in_one_dispatch_is_the_steps_one_by_one(file):
-  chosen = cifar_sprint.Arguments(data=f'npz:{file}', width=0.05, epochs=2, batch_size=100)
+  chosen = cifar_sprint.Arguments(
+    data=f'npz:{file}', width=0.05, epochs=1, batch_size=20, images=40
+  )
   sprint = cifar_sprint.Sprint(chosen, cifar_sprint._load(chosen))
   found = []
   for scanned in (False, True):

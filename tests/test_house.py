@@ -90,6 +90,14 @@ def test_importing_jattn_brings_no_heavy_package():
   assert run(code) == '[]'
 
 
+def test_every_public_name_is_there_when_it_is_touched_and_not_before():
+  rooms = '[m for m in sys.modules if m.startswith("jattn.")]'
+  code = f'import sys, jattn; print({rooms}, sorted(set(jattn.__all__) - set(dir(jattn))))'
+  assert run(code) == "['jattn.types'] []"
+  code = 'import jattn; print(all(getattr(jattn, name) is not None for name in jattn.__all__))'
+  assert run(code) == 'True'
+
+
 def test_importing_everything_brings_no_tensorflow():
   code = (
     'import sys, jattn, jattn.data, jattn.training, jattn.training.checkpoint, experiments.run; '

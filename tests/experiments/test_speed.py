@@ -76,3 +76,7 @@ def test_the_page_has_the_newest_line_of_every_row(tmp_path):
   assert '| yes |' in row
   (row,) = (line for line in text.splitlines() if line.startswith('| C2 |'))
   assert 'not measured' in row
+
+
+def test_the_page_is_what_the_lines_say():
+  assert (page.HERE / 'README.md').read_text() == page.render(page.RESULTS)

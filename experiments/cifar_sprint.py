@@ -9,8 +9,8 @@ whose gradients of convolutions are slow inside loops). The clock runs from the 
 accuracy of the averaged views; loading, making the parameters and compiling (a run on random labels
 comes first) are outside, as there. ``--pool weighted_average`` pools by attention and has the map.
 
-Nothing has been measured on a GPU yet. On a CPU a step of the full width takes about half a minute;
-``--width 0.1 --images 2000 --batch-size 200`` shows that it runs.
+Nothing has been measured on a GPU yet, nor at the full width on a CPU; there
+``--width 0.1 --images 2000 --batch-size 200 --runs 1`` shows that it runs.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """How fast is jattn, beside PyTorch and beside what it is built on?
 
-  python -m experiments.speed                 every row of this machine, some 40 minutes
+  python -m experiments.speed                 every row of this machine, some 20 minutes
   python -m experiments.speed --only C1       one row
   python -m experiments.speed --out FILE      appends the JSON lines too
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 import jattn
+from experiments.errors import RunError
 from experiments.speed import clock
 
 BATCH = 128
@@ -89,7 +90,7 @@ def _training(
   ours = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
   theirs = sum(p.numel() for p in make().parameters())
   if ours != theirs:
-    raise AssertionError(f'{name}: {ours} parameters, in PyTorch {theirs}')
+    raise RunError(f'{name}: {ours} parameters, in PyTorch {theirs}')
   times = clock.take_turns({'jattn': _step(model, variables, images, labels)} | others, rounds)
   return {'id': row, **clock.against(times, 'jattn'), 'batch': batch, 'missing': missing}
 

@@ -80,7 +80,7 @@ def _seen(found: dict[str, Any]) -> str:
     best = min((ms, name) for name, ms in found['median_ms'].items() if name != 'jattn')
     return f'{ours:.3g} ms, {best[1]} {best[0]:.3g} ms'
   if 'more_ms' in found:
-    return f'{found["more_ms"]:+.0f} ms'
+    return f'{found["more_ms"]:+.0f} ms; with a network touched {found["touched_ms"]:+.0f} ms'
   if 'warm_s' in found:
     return f'{found["cold_s"]:.3g} s, then {found["warm_s"]:.3g} s'
   if 'ratios' in found:

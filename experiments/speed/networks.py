@@ -9,12 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-import jattn
 from experiments.errors import RunError
 from experiments.speed import clock
+from experiments.speed.training_step import TrainingStep, draw, start
 
 BATCH = 128
 
@@ -45,12 +43,12 @@ def seed_forward(rounds: int, batches: tuple[int, ...] = (1, BATCH)) -> dict[str
 
   shapes = []
   for batch in batches:
-    images, labels = _batch(batch)
+    images, labels = draw(batch)
     for half in (False, True):
       others, missing = torch_models.steps(
         torch_models.seed, images, labels, half=half, forward=True
       )
-      model, variables = _model('seed_classifier', images, half)
+      model, variables = start('seed_classifier', images, half)
       apply = jax.jit(lambda v, x, model=model: model.apply(v, x, train=False).logits)
       x = jnp.asarray(images)
 
@@ -76,7 +74,7 @@ def _training(
 ) -> dict[str, Any]:
   from experiments.speed import torch_models
 
-  images, labels = _batch(batch)
+  images, labels = draw(batch)
   if name == 'seed_classifier':
     make, settings = torch_models.seed, {}
   else:
@@ -86,54 +84,11 @@ def _training(
       return torch_models.ResNet20(attention is not None)
 
   others, missing = torch_models.steps(make, images, labels, half=half)
-  model, variables = _model(name, images, half, **settings)
-  ours = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+  step = TrainingStep(name, images, labels, half=half, **settings)
   theirs = sum(p.numel() for p in make().parameters())
-  if ours != theirs:
-    raise RunError(f'{name}: {ours} parameters, in PyTorch {theirs}')
-  times = clock.take_turns({'jattn': _step(model, variables, images, labels)} | others, rounds)
-  return {'id': row, **clock.against(times, 'jattn'), 'batch': batch, 'missing': missing}
-
-
-def _batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
-  rng = np.random.default_rng(0)
-  images = rng.normal(size=(batch, 32, 32, 3)).astype(np.float32)
-  return images, rng.integers(0, 10, batch).astype(np.int32)
-
-
-def _model(name: str, images: np.ndarray, half: bool, **settings: Any) -> tuple[Any, Any]:
-  dtype = jnp.bfloat16 if half else None
-  model = jattn.create_model(name, num_classes=10, dtype=dtype, **settings)
-  return model, jax.jit(lambda key, x: model.init(key, x, train=False))(
-    jax.random.key(0), jnp.asarray(images[:1])
-  )
-
-
-def _step(model: Any, variables: Any, images: np.ndarray, labels: np.ndarray) -> clock.Step:
-  rule = optax.adamw(1e-3, weight_decay=0.05, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p))
-  x, y = jnp.asarray(images), jnp.asarray(labels)
-  rest, params = dict(variables), variables['params']
-  del rest['params']
-
-  @jax.jit
-  def step(params, rest, moments, key):
-    key, dropout = jax.random.split(key)
-
-    def loss(params):
-      prediction, updated = model.apply(
-        {'params': params, **rest}, x, train=True, mutable=list(rest), rngs={'dropout': dropout}
-      )
-      logits = prediction.logits.astype(jnp.float32)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), updated
-
-    (value, updated), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    changes, moments = rule.update(gradients, moments, params)
-    return optax.apply_updates(params, changes), updated, moments, key, value
-
-  state = [params, rest, rule.init(params), jax.random.key(0)]
-
-  def run():
-    *state[:], value = step(*state)
-    return jax.block_until_ready((state, value))
-
-  return run
+  if step.parameters != theirs:
+    raise RunError(f'{name}: {step.parameters} parameters, in PyTorch {theirs}')
+  ours = {'jattn': lambda: jax.block_until_ready((step(), step.state))}
+  times = clock.take_turns(ours | others, rounds)
+  found = {'id': row, **clock.against(times, 'jattn'), 'batch': batch, 'missing': missing}
+  return found | step.cost()

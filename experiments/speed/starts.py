@@ -15,8 +15,10 @@ from experiments.errors import RunError
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def first_step(rounds: int) -> dict[str, Any]:
+def first_step(rounds: int, *flags: str) -> dict[str, Any]:
   """C6: from the command to its first training step, with nothing compiled before and again.
+
+  ``flags`` are given to ``experiments.train digits`` besides.
 
   ``cold_s`` is with an empty directory of compiled programs, ``warm_s`` the same command after it.
   ``ratio`` is warm over cold.
@@ -26,7 +28,8 @@ def first_step(rounds: int) -> dict[str, Any]:
     for index in range(max(1, min(3, rounds))):
       for number, times in enumerate((cold, warm)):
         out = f'{folder}/run{index}_{number}'
-        times.append(_seconds_to_step(out, {'XDG_CACHE_HOME': f'{folder}/{index}'}))
+        cache = {'XDG_CACHE_HOME': f'{folder}/{index}'}
+        times.append(_seconds_to_step(out, cache, flags))
   medians = statistics.median(cold), statistics.median(warm)
   return {
     'id': 'C6',
@@ -64,9 +67,9 @@ def importing(rounds: int) -> dict[str, Any]:
   }
 
 
-def _seconds_to_step(out: str, more: Mapping[str, str]) -> float:
+def _seconds_to_step(out: str, more: Mapping[str, str], flags: Sequence[str]) -> float:
   """Of a run of three steps; it is left to end before the next."""
-  command = ('-u', '-m', 'experiments.train', 'digits', '--steps', '3', '--log-every', '1')
+  command = ('-u', '-m', 'experiments.train', 'digits', '--steps', '3', '--log-every', '1', *flags)
   begun, spent = time.perf_counter(), None
   with subprocess.Popen(
     [sys.executable, *command, '--out', out],

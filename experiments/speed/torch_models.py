@@ -70,6 +70,49 @@ class ResNet20(nn.Module):
     return self.logits(self.blocks(F.relu(self.norm(self.conv(x)))).mean((2, 3)))
 
 
+class WideBlock(nn.Module):
+  """Two 3x3 convolutions; where the shape changes the shortcut is a 1x1 convolution."""
+
+  def __init__(self, inputs: int, features: int, stride: int):
+    super().__init__()
+    self.conv1 = nn.Conv2d(inputs, features, 3, stride, 1, bias=False)
+    self.norm1 = nn.BatchNorm2d(features)
+    self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+    self.norm2 = nn.BatchNorm2d(features)
+    self.shortcut = nn.Identity()
+    if stride > 1 or inputs != features:
+      self.shortcut = nn.Sequential(
+        nn.Conv2d(inputs, features, 1, stride, bias=False), nn.BatchNorm2d(features)
+      )
+
+  def forward(self, x):
+    y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+    return F.relu(y + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+  """He et al. 2015, for large images, with projections; ten classes."""
+
+  def __init__(self):
+    super().__init__()
+    self.conv, self.norm = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+    widths = (64, 64, 128, 256, 512)
+    self.blocks = nn.Sequential(
+      *(
+        WideBlock(
+          widths[stage] if index == 0 else features, features, 2 if stage and not index else 1
+        )
+        for stage, features in enumerate(widths[1:])
+        for index in range(2)
+      )
+    )
+    self.logits = nn.Linear(512, 10)
+
+  def forward(self, x):
+    x = F.max_pool2d(F.relu(self.norm(self.conv(x))), 3, 2, 1)
+    return self.logits(self.blocks(x).mean((2, 3)))
+
+
 def seed() -> nn.Module:
   """The corrected classifier of the tutorial; its logits alone."""
   from experiments.torch_twin import TwinClassifier

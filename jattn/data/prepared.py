@@ -119,22 +119,28 @@ class Records:
     return self._length
 
   def read(self, indices: Sequence[int], square: images.Square) -> tuple[np.ndarray, np.ndarray]:
+    encoded, labels = self.stored(indices)
+    decoded = np.empty((len(encoded), square.size, square.size, 3), np.uint8)
+    for row, (index, stored) in enumerate(zip(indices, encoded, strict=True)):
+      try:
+        image = images.decode(stored, max_pixels=self._max_pixels)
+      except DataError as error:
+        raise DataError(f'{self._place(int(index))}: the image {error}') from None
+      decoded[row] = images.fit_square(image, square)
+    return decoded, labels
+
+  def stored(self, indices: Sequence[int]) -> tuple[list[bytes], np.ndarray]:
+    """Images as they are stored, encoded, and their labels [n]."""
     indices = [int(index) for index in indices]
     records = self._fetch(indices)
-    decoded = np.empty((len(indices), square.size, square.size, 3), np.uint8)
-    for row, (index, record) in enumerate(zip(indices, records, strict=True)):
-      try:
-        image = images.decode(record[self._image_key], max_pixels=self._max_pixels)
-      except DataError as error:
-        raise DataError(f'{self._place(index)}: the image {error}') from None
-      decoded[row] = images.fit_square(image, square)
     labels = np.array([record[self._label_key] for record in records], np.int64)
     try:
-      return decoded, check_labels(
+      labels = check_labels(
         labels, num_classes=self._num_classes, split=self._split, indices=indices
       )
     except DataError as error:
       raise DataError(f'{self._where}: {error}') from None
+    return [record[self._image_key] for record in records], labels
 
   def _fetch(self, indices: list[int]) -> Sequence[Mapping[str, Any]]:
     try:

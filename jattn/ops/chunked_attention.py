@@ -150,6 +150,9 @@ def _block_size(rows: int, num_queries: int, num_keys: int) -> tuple[int, int]:
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[Any, Any], dtype) -> jax.Array:
   """Products over b and n; einsum may swap the two and transpose the result."""
   dimensions = (contract, ((0, 1), (0, 1)))
+  if jax.default_backend() == 'cpu':
+    # XLA's CPU (jaxlib 0.10.2) refuses to run such a product of bfloat16 over two axes of batches.
+    a, b = a.astype(dtype), b.astype(dtype)
   return jax.lax.dot_general(a, b, dimensions, preferred_element_type=dtype)
 
 

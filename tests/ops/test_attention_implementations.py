@@ -368,3 +368,14 @@ def test_an_unread_map_of_a_large_grid_is_never_formed():
   assert not re.search(r'\[[\d,]*4096,4096\]', step(False).as_text())
   assert step(False).memory_analysis().temp_size_in_bytes < square / 4
   assert step(True).memory_analysis().output_size_in_bytes >= square
+
+
+def test_bfloat16_with_several_images_and_heads_runs():
+  """XLA's CPU refuses products of bfloat16 into float32 over two axes of batches."""
+  q = jnp.ones((2, 7, 2, 8), jnp.bfloat16)
+
+  def loss(q, k, v):
+    return ops.attend(q, k, v, implementation='chunked').sum(dtype=jnp.float32)
+
+  gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, q, q)
+  np.testing.assert_allclose(np.asarray(gradients[2], np.float32), 1, atol=0.02)

@@ -11,9 +11,9 @@ What is compared takes turns, on a CPU in one process, on a GPU in one for each 
 is one JSON line as soon as it is measured, ``ratio`` by the medians, with the load of the machine
 before and after. A ratio above 1 is in jattn's favour, except in C6, C7, G6 and G7 (times of the
 second run, of importing, of the sprint: smaller is better), in G4 and G5 (shares) and in ``memory``
-(bytes of the dense form over those of the chunked). Rows C1 to C5, C8, G1 to G3 and G6 need PyTorch
-(``pip install 'jattn[torch]'``); without it they say so. A short table comes last. Neither suite
-needs TFDS.
+and ``chunked`` (bytes and time of the dense form over those of the chunked); ``links`` is a
+projection. Rows C1 to C5, C8, G1 to G3 and G6 need PyTorch (``pip install 'jattn[torch]'``);
+without it they say so. A short table comes last. The rows for a GPU do without TFDS.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ class Row:
 
 def rows() -> dict[str, Row]:
   """Every row for a CPU by its name."""
-  from experiments.speed import attention, loading, networks, starts
+  from experiments.speed import attention, links, loading, networks, starts
 
   def at_least(least: float) -> Callable[[dict[str, Any]], bool]:
     return lambda found: found['ratio'] >= least
@@ -92,7 +92,9 @@ def rows() -> dict[str, Row]:
     'C7': Row('import', '<= +150 ms', lambda found: found['more_ms'] <= 150, starts.importing),
     'C8': Row('loader', '>= 0.9, 5, 5', loads_fast, loading.loader),
     'C9': Row('fit over the bare step', '>= 0.98', at_least(0.98), _loop),
+    'chunked': Row('dense / chunked, N = 1,024', '>= 0.77', at_least(1 / 1.3), attention.by_blocks),
     'memory': Row('attention, N = 16,384', '>= 20', at_least(20), lambda _: attention.memory()),
+    'links': Row('all-reduce beside the step', 'report', at_least(0), links.projection),
   }
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import tyro
 
 from experiments.errors import ConfigError, run_main
-from experiments.speed.clock import geometric_mean, take_turns
+from experiments.speed.clock import against, geometric_mean, take_turns
 
 SIZES = (64, 256, 1024, 4096)
 # heads, width of queries and keys, width of values: one head of C/8 and C, and heads of 64
@@ -114,6 +114,20 @@ def against_torch(rounds: int = 15, *, sizes: Sequence[int] = SIZES) -> dict[str
     'rounds': rounds,
     'shapes': shapes,
   }
+
+
+def by_blocks(rounds: int = 15, *, size: int = 1024) -> dict[str, Any]:
+  """Time of the dense form over that of the chunked, forward and backward, float32.
+
+  ``ratio`` is of the head shape that is worst.
+  """
+  shapes = []
+  for heads, width, value_width in HEADS:
+    arrays = _draw(heads, width, value_width, size)
+    steps = {'jattn': _step(arrays, 'chunked'), 'dense': _step(arrays, 'dense')}
+    found = against(take_turns(steps, rounds), 'jattn')
+    shapes.append({'positions': size, 'heads': heads, 'widths': [width, value_width], **found})
+  return {'id': 'chunked', 'ratio': min(s['ratio'] for s in shapes), 'shapes': shapes}
 
 
 def memory(size: int = 16384, width: int = 32, value_width: int = 256) -> dict[str, Any]:

@@ -5,11 +5,12 @@ python -m experiments.speed.page
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.errors import run_main
-from experiments.speed.__main__ import rows
+from experiments.speed import gpu
+from experiments.speed.__main__ import Row, gpu_rows, rows
 
 HERE = pathlib.Path(__file__).parents[1]
 RESULTS = HERE / 'results' / 'speed.jsonl'
@@ -20,11 +21,35 @@ Written by `python -m experiments.speed.page` from `results/speed.jsonl`, the li
 What is compared takes turns in one process, and `ratio` is by the medians. Above 1 is in jattn's
 favour, except in C6 (second start over first) and C7 (times of importing), where smaller is better.
 Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. "No" is an answer too.
+
+## CPU
 """
 GPU = """
-## GPU and TPU
+## GPU
 
-Nothing has been measured on a GPU or a TPU yet. The kernels for GPUs are tested in interpret mode.
+`python -m experiments.speed --suite gpu --data cifar10.npz --airbench airbench94_muon.py`, in some
+minutes on one GPU; `python -m experiments.cifar_file tfds:cifar10 --out cifar10.npz` makes the file
+and github.com/KellerJordan/cifar10-airbench has the other. The kernels for GPUs are tested in
+interpret mode. On a TPU nothing has been measured.
+"""
+COST = """
+## What a training step costs
+
+`jattn.cost`: multiply-accumulates of the loss and all gradients, counted from the trace, and what
+XLA plans for intermediate arrays. By the median time of the row above.
+
+| row | network | batch | multiply-accumulates | a second | intermediate arrays |
+|---|---|---|---|---|---|
+"""
+LINKS = """
+## Many devices: a projection
+
+Nothing was run on many devices. Bytes that a step reduces over all of them, read from the program
+compiled for {devices}, and what a ring of {devices} takes for them by the links' data sheets
+(`--only links`; sources in `experiments/speed/links.py`), were nothing else computed meanwhile.
+
+| network | image side | parameters | reduced | {links} |
+|---|---|---|---|{dashes}
 """
 
 
@@ -37,9 +62,20 @@ def main(arguments: Sequence[str]) -> int:
 def render(results: pathlib.Path) -> str:
   """The page; of each row the newest line."""
   newest = {found['id']: found for found in map(json.loads, results.read_text().splitlines())}
-  parts = [HEAD, '\n| row | measured | ratio | wanted | reached | seen | load | date |', '\n']
-  parts.append('|---|---|---|---|---|---|---|---|\n')
-  for name, row in rows().items():
+  cpu = {name: row for name, row in rows().items() if name != 'links'}
+  parts = [HEAD, *_table(cpu, newest), GPU, *_table(gpu_rows(gpu.Suite()), newest)]
+  costs = [line for found in newest.values() for line in _costs(found)]
+  if costs:
+    parts += [COST, *costs]
+  if 'links' in newest:
+    parts += _links(newest['links'])
+  return ''.join(parts)
+
+
+def _table(known: Mapping[str, Row], newest: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+  yield '\n| row | measured | ratio | wanted | reached | seen | load | date |\n'
+  yield '|---|---|---|---|---|---|---|---|\n'
+  for name, row in known.items():
     found = newest.get(name)
     if found is None:
       cells = [name, row.title, '', row.must, 'not measured', '', '', '']
@@ -49,9 +85,34 @@ def render(results: pathlib.Path) -> str:
       seen = _seen(found)
       cells = [name, row.title, f'{found["ratio"]:.3g}', row.must, verdict, seen, load]
       cells.append(found['date'])
-    parts.append(f'| {" | ".join(cells)} |\n')
-  machines = sorted({_machine(found) for found in newest.values()})
-  return ''.join([*parts, '\n', *(f'{machine}\n' for machine in machines), GPU])
+    yield f'| {" | ".join(cells)} |\n'
+  machines = sorted({_machine(found) for name, found in newest.items() if name in known})
+  yield from ('\n', *(f'{machine}\n' for machine in machines)) if machines else ()
+
+
+def _costs(found: dict[str, Any], network: str = 'seed_classifier') -> Iterator[str]:
+  for name, part in found.get('networks', {}).items():
+    more = {'id': found['id'], **part}
+    yield from _costs(more, 'resnet20' if name == 'plain' else f'resnet20, {name}')
+  if 'multiply_accumulates' not in found:
+    return
+  count, planned = found['multiply_accumulates'], found['temporary_bytes']
+  ms = found['step_ms'] if 'step_ms' in found else found['median_ms']['jattn']
+  cells = [found['id'], found.get('model', network), str(found['batch']), f'{count / 1e9:.3g} G']
+  cells += [f'{count / ms / 1e6:.3g} G', '' if planned is None else f'{planned / 2**20:.0f} MiB']
+  yield f'| {" | ".join(cells)} |\n'
+
+
+def _links(found: dict[str, Any]) -> Iterator[str]:
+  models = found['models']
+  links = list(next(iter(models.values()))['ring_ms'])
+  heads, dashes = ' | '.join(links), '---|' * len(links)
+  yield LINKS.format(devices=found['devices'], links=heads, dashes=dashes)
+  for name, model in models.items():
+    cells = [name, str(model['size']), f'{model["parameter_bytes"] / 1e6:.3g} MB']
+    cells.append(', '.join(f'{n / 1e6:.3g} MB' for n in model['bytes'].values()))
+    cells += [f'{ms:.3g} ms' for ms in model['ring_ms'].values()]
+    yield f'| {" | ".join(cells)} |\n'
 
 
 def _machine(found: dict[str, Any]) -> str:
@@ -60,7 +121,14 @@ def _machine(found: dict[str, Any]) -> str:
     for name in ('jax', 'flax', 'torch')
     if found['versions'].get(name)
   )
-  return f'Measured on: {found["processor"]}, {found["cores"]} cores, {versions}.'
+  device = '' if found['device'] == 'cpu' else f'{found["device"]}, '
+  return f'Measured on: {device}{found["processor"]}, {found["cores"]} cores, {versions}.'
+
+
+def _ratio(shape: dict[str, Any]) -> float:
+  if 'ratio' in shape:
+    return shape['ratio']
+  return shape['median_ms']['torch'] / shape['median_ms']['jattn']
 
 
 def _seen(found: dict[str, Any]) -> str:
@@ -69,10 +137,11 @@ def _seen(found: dict[str, Any]) -> str:
     return '; '.join(f'{name}: {_seen(part)}' for name, part in found['networks'].items())
   if 'shapes' in found and 'batch' in found['shapes'][0] and 'dtype' in found['shapes'][0]:
     return '; '.join(f'{s["dtype"]}, batch {s["batch"]}: {s["ratio"]:.3g}' for s in found['shapes'])
+  if 'shapes' in found and 'model' in found['shapes'][0]:
+    return '; '.join(f'{s["model"]}, batch {s["batch"]}: {s["ratio"]:.3g}' for s in found['shapes'])
   if 'shapes' in found:
     return '; '.join(
-      f'N {s["positions"]}, {s["heads"]}x{s["widths"][0]}/{s["widths"][1]}: '
-      f'{s["median_ms"]["torch"] / s["median_ms"]["jattn"]:.3g}'
+      f'N {s["positions"]}, {s["heads"]}x{s["widths"][0]}/{s["widths"][1]}: {_ratio(s):.3g}'
       for s in found['shapes']
     )
   if 'median_ms' in found and 'more_ms' not in found:
@@ -87,6 +156,14 @@ def _seen(found: dict[str, Any]) -> str:
     return ', '.join(f'{value:.3g} x {name}' for name, value in found['ratios'].items())
   if 'fit_ms' in found:
     return f'{found["bare_ms"]:.3g} ms bare, {found["fit_ms"]:.3g} ms'
+  if 'sprints' in found:
+    runs = {**found['sprints'], 'airbench94': found['airbench']}
+    return '; '.join(
+      f'{name}: {100 * run["accuracy"]:.2f}% in {run["seconds"]:.3g} s'
+      for name, run in runs.items()
+    )
+  if 'matrix_tflops' in found:
+    return f'{found["step_tflops"]:.3g} of {found["matrix_tflops"]:.3g} TFLOP/s, {found["model"]}'
   if 'dense_bytes' in found:
     last = max(found['chunked_bytes'], key=int)
     return f'{found["dense_bytes"] / 2**20:.0f} MiB, {found["chunked_bytes"][last] / 2**20:.0f} MiB'

@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import pytest
 
 from experiments.errors import ConfigError
 from experiments.speed import __main__ as speed
-from experiments.speed import clock, page
+from experiments.speed import clock, links, page
 
 
 def test_turns_are_taken_in_order_and_warming_up_is_not_counted():
@@ -76,6 +77,46 @@ def test_the_page_has_the_newest_line_of_every_row(tmp_path):
   assert '| yes |' in row
   (row,) = (line for line in text.splitlines() if line.startswith('| C2 |'))
   assert 'not measured' in row
+
+
+def test_the_page_has_the_cost_of_a_step_and_what_links_take(tmp_path):
+  facts = {'device': 'G', 'processor': 'P', 'cores': 2, 'versions': {'jax': '1'}}
+  facts |= {'date': '2026-01-01', 'load': [0.1, 0.2]}
+  step = {'batch': 4, 'multiply_accumulates': 3_000_000_000, 'temporary_bytes': 2**21}
+  card = {'matrix_tflops': 8.0, 'step_tflops': 4.0, 'model': 'm', 'step_ms': 10.0, **step}
+  step |= {'ratio': 2.0, 'median_ms': {'jattn': 20.0, 'torch': 40.0}}
+  model = {'size': 32, 'parameter_bytes': 2e6, 'bytes': {'all-reduce': 3e6}}
+  model['ring_ms'] = {'wire': 0.5}
+  lines = [
+    {'id': 'C5', 'ratio': 2.0, 'networks': {'plain': step}},
+    {'id': 'G4', 'ratio': 0.5, **card},
+    {'id': 'links', 'ratio': 1.5, 'devices': 8, 'models': {'net': model}},
+  ]
+  file = tmp_path / 'speed.jsonl'
+  file.write_text(''.join(json.dumps(facts | line) + '\n' for line in lines))
+  text = page.render(file)
+  assert '| C5 | resnet20 | 4 | 3 G | 150 G | 2 MiB |' in text
+  assert '| G4 | m | 4 | 3 G | 300 G | 2 MiB |' in text
+  assert 'Measured on: G, P, 2 cores' in text
+  assert '| network | image side | parameters | reduced | wire |' in text
+  assert '| net | 32 | 2 MB | 3 MB | 0.5 ms |' in text
+  assert '4 of 8 TFLOP/s, m' in text
+
+
+def test_collectives_are_read_from_a_program():
+  text = """
+  %a = (f32[2,3]{1,0}, bf16[]) all-reduce-start(%x, %y), channel_id=1
+  %b = (f32[2,3]{1,0}, bf16[]) all-reduce-done(%a)
+  ROOT %c = f32[4]{0} all-gather(f32[2]{0} %z), dimensions={0}
+  %d = f32[100]{0} add(%all-reduce, %z)
+  """
+  assert links.collective_bytes(text) == {'all-reduce': 26, 'all-gather': 16}
+
+
+def test_a_step_on_many_devices_reduces_its_gradients():
+  found = links.measure('resnet20', 8, batch=8 * jax.device_count())
+  assert found['parameter_bytes'] == 4 * 269_722
+  assert 1 <= found['bytes']['all-reduce'] / found['parameter_bytes'] < 1.1
 
 
 def test_the_page_is_what_the_lines_say():

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from experiments import explanation_files
+from experiments.events import SummaryWriter
 from experiments.explanations import Explainer, take
 from experiments.map_sheets import sheet
 from experiments.rundir import RunDirectory

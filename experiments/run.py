@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from experiments import config as configuration
 from experiments import environment
 from experiments.errors import STOPPED, ConfigError, Diverged, InputError, RunError
+from experiments.events import SummaryWriter
 from experiments.map_log import MapLog
 from experiments.progress import Reporter
 from experiments.rundir import RunDirectory

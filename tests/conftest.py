@@ -29,6 +29,8 @@ _owner = 'JATTN_TESTS_COMPILED' not in os.environ  # of the workers, who inherit
 COMPILED = os.environ.setdefault('JATTN_TESTS_COMPILED', tempfile.mkdtemp() if _owner else '')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = COMPILED
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+# Decoded images go there too, not among the user's own.
+os.environ['XDG_CACHE_HOME'] = os.path.join(COMPILED, 'cache')
 
 jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_num_cpu_devices', 8)

@@ -86,7 +86,7 @@ def test_script_makes_balanced_disjoint_splits():
     make_digits.split_lines([*lines, lines[3]])
 
 
-def test_no_tensorflow_no_cache_and_a_quick_import(tmp_path):
+def test_no_tensorflow_a_quick_import_and_decoded_once(tmp_path):
   code = """
 import sys
 import jattn.data
@@ -99,4 +99,9 @@ next(streamed.eval_batches('test', batch_size=4))
 assert 'tensorflow' not in sys.modules
 """
   subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
-  assert not (tmp_path / 'cache').exists()
+  (kept,) = (tmp_path / 'cache' / 'jattn').glob('*.npy')
+  before = kept.stat().st_mtime_ns
+  first = jattn.data.load('digits')
+  assert kept.stat().st_mtime_ns == before, 'what was kept must be read, not written again'
+  decoded = jattn.data.load('digits', cache_dir=tmp_path / 'other')
+  np.testing.assert_array_equal(first.arrays('test')[0], decoded.arrays('test')[0])

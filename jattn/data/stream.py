@@ -56,7 +56,10 @@ def permutation(n: int, *entropy: int) -> np.ndarray:
   promises no such thing of `Generator.permutation`: so the raw numbers are sorted.
   """
   raw = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(n)
-  result = np.argsort(raw, kind='stable').astype(np.int64)
+  result = np.argsort(raw).astype(np.int64)  # faster than a stable sort, and the same without ties
+  ordered = raw[result]
+  if (ordered[1:] == ordered[:-1]).any():
+    result = np.argsort(raw, kind='stable').astype(np.int64)
   result.flags.writeable = False
   return result
 

@@ -35,6 +35,24 @@ def test_every_epoch_visits_every_example_once(n, batch_size):
     assert len({tuple(epoch) for epoch in visited}) == len(visited), 'an epoch came twice'
 
 
+@pytest.mark.parametrize('bits', [64, 6])  # of few bits many are equal
+def test_numbers_are_sorted_stably(bits, monkeypatch):
+  raw = np.random.default_rng(0).integers(0, 2**bits - 1, 5000, np.uint64, endpoint=True)
+
+  class Bits:
+    def __init__(self, seed):
+      del seed
+
+    def random_raw(self, n):
+      return raw[:n]
+
+  monkeypatch.setattr(np.random, 'Philox', Bits)
+  stream.permutation.cache_clear()
+  found = stream.permutation(5000, 1, 2)
+  stream.permutation.cache_clear()
+  np.testing.assert_array_equal(found, sorted(range(5000), key=lambda i: (raw[i], i)))
+
+
 def test_seeds_differ():
   one = jattn.data.order(0, 0, batch_size=50, num_examples=50)
   assert not np.array_equal(one, jattn.data.order(1, 0, batch_size=50, num_examples=50))

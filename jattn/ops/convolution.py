@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jattn.ops.winograd import filter_images, tiles, transform_kernel
+
 _Sides = tuple[tuple[int, int], ...]
 
 # Fewer products than these take lax less time than a loop takes to compile and to start.
@@ -23,6 +25,12 @@ _LARGEST = 10
 _LEAST_POSITIONS = 256
 # With fewer features making the patches costs more than the products save.
 _LEAST_FEATURES = 64
+# The same for Winograd's form, whose transforms cost as much for each channel and feature.
+_LEAST_CHANNELS = 32
+# Numbers it transforms at a time; it gains from many, as the kernel's are read for every part.
+_TRANSFORMED = 8_000_000
+# Products it takes for each of the direct form's; a quarter where the tiles fit the image.
+_MOST_PRODUCTS = 0.4
 
 
 def convolve(
@@ -137,11 +145,32 @@ def _images_at_a_time(
     return 0
   if kernel.shape[:2] == strides == (1, 1):
     return batch  # the patches are the image itself
+  if _by_tiles(x, kernel, strides, sides):
+    each = math.prod(tiles(_grid(x, kernel, strides, sides))) * 36 * sum(kernel.shape[2:])
+    return _largest_part(batch, _TRANSFORMED // each)
   each = positions * (width + kernel.shape[-1])
   if each > _LARGEST * _PART:
     return 0
-  images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * each <= _PART))
+  images = _largest_part(batch, _PART // each)
   return images if images * positions >= _LEAST_POSITIONS else 0
+
+
+def _largest_part(batch: int, most: int) -> int:
+  """The largest divisor of the batch that is at most ``most``; one if there is none."""
+  return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n <= most))
+
+
+def _by_tiles(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides) -> bool:
+  """Whether Winograd's form is the faster one, for the value and for both gradients."""
+  if kernel.shape[:2] != (3, 3) or strides != (1, 1):
+    return False
+  if min(kernel.shape[2:]) < _LEAST_CHANNELS:
+    return False
+  size = _grid(x, kernel, strides, sides)
+  least = x.shape[0] * math.prod(tiles(size))
+  return least >= _LEAST_POSITIONS and 4 * math.prod(tiles(size)) <= _MOST_PRODUCTS * math.prod(
+    size
+  )
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
@@ -154,7 +183,7 @@ def _value_by_products(
 ) -> bool:
   """Whether the value and the gradient by x are faster as products too, not the kernel's alone."""
   *window, _, features = kernel.shape
-  if window == [1, 1]:
+  if window == [1, 1] or _by_tiles(x, kernel, strides, sides):
     return True
   each = math.prod(_grid(x, kernel, strides, sides)) * (math.prod(kernel.shape[:3]) + features)
   return features >= _LEAST_FEATURES and max(strides) == 1 and each <= _PART
@@ -193,24 +222,41 @@ def _derivative(strides, sides, primals, tangents):
 
 
 def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
-  """The convolution as products of patches, some images at a time, accumulated in float32."""
-  batch, (height, width) = x.shape[0], _grid(x, kernel, strides, sides)
+  """The convolution as matrix products, some images at a time, accumulated in float32."""
+  batch, size = x.shape[0], _grid(x, kernel, strides, sides)
   images = _images_at_a_time(x, kernel, strides, sides)
-  matrix = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+  if _by_tiles(x, kernel, strides, sides):
+    weights = transform_kernel(kernel)
+    form = functools.partial(filter_images, sides=sides, size=size)
+  else:
+    weights = kernel.astype(jnp.float32)
+    form = functools.partial(_by_patches, strides=strides, sides=sides, size=size)
 
   # Otherwise the patches of all images would be made in the forward pass and kept.
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def product(part: jax.Array, matrix: jax.Array) -> jax.Array:
-    padded = jnp.pad(part.astype(jnp.float32), ((0, 0), *sides, (0, 0)))
-    rows, columns = (
-      [slice(i, i + (size - 1) * stride + 1, stride) for i in range(side)]
-      for size, stride, side in zip((height, width), strides, kernel.shape[:2], strict=True)
-    )
-    patches = jnp.concatenate([padded[:, r, c] for r in rows for c in columns], axis=-1)
-    return jnp.dot(patches.reshape(-1, matrix.shape[0]), matrix).astype(x.dtype)
+  def product(part: jax.Array, weights: jax.Array) -> jax.Array:
+    return form(part, weights).astype(x.dtype)
 
   if images == batch:
-    return product(x, matrix).reshape(batch, height, width, -1)
+    return product(x, weights)
   parts = x.reshape(batch // images, images, *x.shape[1:])
-  _, y = lax.scan(lambda _, part: (None, product(part, matrix)), None, parts)
-  return y.reshape(batch, height, width, -1)
+  _, y = lax.scan(lambda _, part: (None, product(part, weights)), None, parts)
+  return y.reshape(batch, *size, -1)
+
+
+def _by_patches(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, ...],
+  sides: _Sides,
+  size: tuple[int, ...],
+) -> jax.Array:
+  """Every position's window as a row of one matrix, times the kernel as another."""
+  padded = jnp.pad(x.astype(jnp.float32), ((0, 0), *sides, (0, 0)))
+  rows, columns = (
+    [slice(i, i + (count - 1) * stride + 1, stride) for i in range(side)]
+    for count, stride, side in zip(size, strides, kernel.shape[:2], strict=True)
+  )
+  patches = jnp.concatenate([padded[:, r, c] for r in rows for c in columns], axis=-1)
+  matrix = kernel.reshape(-1, kernel.shape[-1])
+  return jnp.dot(patches.reshape(-1, len(matrix)), matrix).reshape(x.shape[0], *size, -1)

@@ -17,6 +17,7 @@ CASES = {
   'strided': ((3, 9, 8, 2), (3, 2), 4, (2, 3), [(0, 2), (1, 0)]),
   'pointwise': ((2, 5, 6, 4), (1, 1), 3, (2, 2), 'VALID'),
   'projection': ((3, 5, 4, 6), (1, 1), 2, (1, 1), [(1, 0), (0, 0)]),
+  'tiles': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 3)]),
   'same': ((1, 6, 5, 2), (5, 3), 2, (1, 2), 'SAME'),
 }
 
@@ -28,6 +29,9 @@ def _one_device_and_small_is_large_enough(monkeypatch):
   monkeypatch.setattr(convolution, '_LEAST_POSITIONS', 1)
   monkeypatch.setattr(convolution, '_LEAST_FEATURES', 1)
   monkeypatch.setattr(convolution, '_PART', 2500)  # several parts of the batch
+  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 4)  # 'tiles' alone has as many
+  monkeypatch.setattr(convolution, '_TRANSFORMED', 6000)
+  monkeypatch.setattr(convolution, '_MOST_PRODUCTS', 1)
 
 
 def made(name, dtype=jnp.float32):
@@ -62,7 +66,14 @@ def test_values_and_gradients_are_those_of_lax(name, compiled):
 @pytest.mark.parametrize(
   ('name', 'features', 'left'),
   # The value, the gradient by the kernel and the gradient by x; strided, lax's are the faster.
-  [('stem', 1, 0), ('stem', 6, 2), ('projection', 6, 0), ('strided', 1, 2)],
+  [
+    ('stem', 1, 0),
+    ('stem', 6, 2),
+    ('projection', 6, 0),
+    ('strided', 1, 2),
+    ('tiles', 1, 0),
+    ('tiles', 6, 0),
+  ],
 )
 def test_what_is_faster_as_matrix_products_is_made_of_them(name, features, left, monkeypatch):
   monkeypatch.setattr(convolution, '_LEAST_FEATURES', features)
@@ -78,8 +89,9 @@ def test_what_is_faster_as_matrix_products_is_made_of_them(name, features, left,
   assert found[1] >= 3 - left
 
 
-def test_bfloat16_is_rounded_once():
-  x, kernel, settings = made('strided', jnp.bfloat16)
+@pytest.mark.parametrize('name', ['strided', 'tiles'])
+def test_bfloat16_is_rounded_once(name):
+  x, kernel, settings = made(name, jnp.bfloat16)
   _, _, ours = gradients(convolve, x, kernel, settings)
   assert ours.dtype == jnp.bfloat16
   wide = [a.astype(jnp.float32) for a in (x, kernel)]
@@ -89,8 +101,9 @@ def test_bfloat16_is_rounded_once():
   )
 
 
-def test_forward_mode_second_derivatives_and_vmap():
-  x, kernel, settings = made('same')
+@pytest.mark.parametrize('name', ['same', 'tiles'])
+def test_forward_mode_second_derivatives_and_vmap(name):
+  x, kernel, settings = made(name)
 
   def loss(function, kernel):
     return jnp.sum(jnp.sin(function(x, kernel, **settings)))

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -125,11 +126,10 @@ def test_a_whole_epoch_in_one_dispatch_is_the_steps_one_by_one(file):
         state = sprint.step(state, batch)
     found.append(state[0]['params'])
   start = sprint.init(jax.random.key(0))['params']
-  for one, other, before in zip(*map(jax.tree.leaves, (*found, start)), strict=True):
-    # Newton-Schulz makes small directions large, and their rounding with them: some 40 times.
-    moved = np.linalg.norm(one - before)
-    assert moved > 0
-    assert np.linalg.norm(one - other) < 0.05 * moved
+  # Newton-Schulz makes small directions large, and their rounding with them: up to 0.06 of what a
+  # layer moved. A batch taken twice moves all layers together by 0.4, another order by 1.2.
+  (one, other, before), _ = zip(*map(jax.flatten_util.ravel_pytree, (*found, start)), strict=True)
+  assert np.linalg.norm(one - other) < 0.2 * np.linalg.norm(one - before)
 
 
 def test_images_are_standardised(file):

@@ -203,6 +203,23 @@ def _value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Si
   return form(x, kernel, strides, sides)
 
 
+def _change_by_image(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+  """The value, in the form whose transpose is fast: that is what JAX makes the gradient by x of.
+
+  Where that gradient, a convolution with the kernel turned around, is faster by tiles, the value is
+  written as the transpose of it; the transpose of the tiles' own form would be slower.
+  """
+  turned = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+  around = tuple((2 - before, 2 - after) for before, after in sides)
+  y = jax.ShapeDtypeStruct(
+    (x.shape[0], *_grid(x, kernel, strides, sides), kernel.shape[3]), x.dtype
+  )
+  if not _by_tiles(y, turned, strides, around) or not _images_at_a_time(y, turned, strides, around):
+    return _value(x, kernel, strides, sides)
+  gradient = functools.partial(_products, kernel=turned, strides=strides, sides=around)
+  return jax.linear_transpose(gradient, y)(x)[0]
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
   return _value(x, kernel, strides, sides)
@@ -218,7 +235,7 @@ def _derivative(strides, sides, primals, tangents):
   (x, kernel), (dx, dkernel) = primals, tangents
   parts = []
   if not isinstance(dx, SymbolicZero):
-    parts.append(_value(dx, kernel, strides, sides))
+    parts.append(_change_by_image(dx, kernel, strides, sides))
   if not isinstance(dkernel, SymbolicZero):
     parts.append(_products(x, dkernel, strides, sides))
   return _value(x, kernel, strides, sides), functools.reduce(jnp.add, parts)

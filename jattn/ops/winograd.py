@@ -108,7 +108,7 @@ def filter_images(
     columns = _overlapping(row, along)
     taken = jnp.stack([_combine(b[j], columns).reshape(-1, channels) for j in range(_SIDE)])
     products = jnp.einsum('jpc,jcd->jpd', taken, transformed[i])
-    given = list(products)
+    given = [jnp.squeeze(product, 0) for product in lax.split(products, (1,) * _SIDE)]
     outputs.append(jnp.stack([_combine(a[j], given) for j in range(TILE)], axis=1))
   lines = [_combine(a[i], outputs).reshape(images, down, 1, -1) for i in range(TILE)]
   y = jnp.concatenate(lines, axis=2).reshape(images, down * TILE, along * TILE, features)

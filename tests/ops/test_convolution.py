@@ -18,6 +18,7 @@ CASES = {
   'pointwise': ((2, 5, 6, 4), (1, 1), 3, (2, 2), 'VALID'),
   'projection': ((3, 5, 4, 6), (1, 1), 2, (1, 1), [(1, 0), (0, 0)]),
   'tiles': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 3)]),
+  'turned': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 1)]),
   'same': ((1, 6, 5, 2), (5, 3), 2, (1, 2), 'SAME'),
 }
 
@@ -29,7 +30,7 @@ def _one_device_and_small_is_large_enough(monkeypatch):
   monkeypatch.setattr(convolution, '_LEAST_POSITIONS', 1)
   monkeypatch.setattr(convolution, '_LEAST_FEATURES', 1)
   monkeypatch.setattr(convolution, '_PART', 2500)  # several parts of the batch
-  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 4)  # 'tiles' alone has as many
+  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 4)  # 'tiles' and 'turned' have as many
   monkeypatch.setattr(convolution, '_TRANSFORMED', 6000)
   monkeypatch.setattr(convolution, '_MOST_PRODUCTS', 1)
 
@@ -73,6 +74,7 @@ def test_values_and_gradients_are_those_of_lax(name, compiled):
     ('strided', 1, 2),
     ('tiles', 1, 0),
     ('tiles', 6, 0),
+    ('turned', 6, 0),
   ],
 )
 def test_what_is_faster_as_matrix_products_is_made_of_them(name, features, left, monkeypatch):
@@ -89,6 +91,13 @@ def test_what_is_faster_as_matrix_products_is_made_of_them(name, features, left,
   assert found[1] >= 3 - left
 
 
+def test_by_x_it_is_a_convolution_with_the_kernel_turned_around_if_no_side_is_cropped():
+  for name in ('turned', 'tiles'):
+    x, kernel, settings = made(name)
+    by_x = jax.grad(lambda x: jnp.sum(convolve(x, kernel, **settings) ** 2))  # noqa: B023
+    assert ('reverse' in jax.jit(by_x).lower(x).as_text()) == (name == 'turned')
+
+
 @pytest.mark.parametrize('name', ['strided', 'tiles'])
 def test_bfloat16_is_rounded_once(name):
   x, kernel, settings = made(name, jnp.bfloat16)
@@ -101,7 +110,7 @@ def test_bfloat16_is_rounded_once(name):
   )
 
 
-@pytest.mark.parametrize('name', ['same', 'tiles'])
+@pytest.mark.parametrize('name', ['same', 'tiles', 'turned'])
 def test_forward_mode_second_derivatives_and_vmap(name):
   x, kernel, settings = made(name)
 
@@ -112,7 +121,8 @@ def test_forward_mode_second_derivatives_and_vmap(name):
     along = jnp.ones_like(kernel)
     hessian = jax.jvp(jax.grad(functools.partial(loss, function)), (kernel,), (along,))[1]
     both = jnp.stack([kernel, 2 * kernel])
-    return hessian, jax.vmap(jax.grad(functools.partial(loss, function)))(both)
+    change = jax.jvp(lambda x: function(x, kernel, **settings), (x,), (jnp.sin(x),))[1]
+    return change, hessian, jax.vmap(jax.grad(functools.partial(loss, function)))(both)
 
   for a, b in zip(*(turned(f, kernel) for f in (convolve, lax.conv_general_dilated)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from experiments.compiled import keep_compiled
+from experiments.memory import keep_memory
 
 
 class ExperimentError(Exception):
@@ -43,9 +44,11 @@ STOPPED = 75  # EX_TEMPFAIL: saved, run the same command again
 def run_main(main: Callable[[list[str]], int]) -> None:
   """Runs ``main`` on the command line and exits; an ExperimentError prints its message alone.
 
-  What JAX compiles is kept for the next time, see ``experiments.compiled``.
+  What JAX compiles is kept for the next time, see ``experiments.compiled``, and freed memory for
+  the next step, see ``experiments.memory``.
   """
   keep_compiled(os.environ)
+  keep_memory(os.environ)
   try:
     code = main(sys.argv[1:])
   except ExperimentError as error:

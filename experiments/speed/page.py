@@ -20,7 +20,8 @@ Written by `python -m experiments.speed.page` from `results/speed.jsonl`, the li
 `python -m experiments.speed --out experiments/results/speed.jsonl`; one row alone by `--only C1`.
 What is compared takes turns in one process, and `ratio` is by the medians. Above 1 is in jattn's
 favour, except in C6 (second start over first) and C7 (times of importing), where smaller is better.
-Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. "No" is an answer too.
+Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. Freed memory is kept
+for the next step (`experiments.memory`), PyTorch's too. "No" is an answer too.
 
 ## CPU
 """

@@ -39,10 +39,12 @@ def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return powers(TILE).T, powers(_WINDOW) * largest, np.where(abs(b) < 1e-12, 0, b) / largest
 
 
-def transform_kernel(kernel: jax.Array) -> jax.Array:
-  """``U = G g G^T``: [3, 3, C, D] -> [6, 6, C, D] float32."""
-  g = jnp.asarray(matrices()[1], jnp.float32)
-  return jnp.einsum('nk,mh,khcd->nmcd', g, g, kernel.astype(jnp.float32), precision='highest')
+def transform_kernel(kernel: jax.Array) -> tuple[jax.Array, ...]:
+  """``U = G g G^T``: [3, 3, C, D] -> 6 rows of [6, C, D] float32."""
+  g = matrices()[1]
+  lines = list(kernel.astype(jnp.float32))
+  rows = (list(_combine(factors, lines)) for factors in g)
+  return tuple(jnp.stack([_combine(factors, row) for factors in g]) for row in rows)
 
 
 def _combine(factors: np.ndarray, terms: list[jax.Array]) -> jax.Array:
@@ -70,7 +72,10 @@ def tiles(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def filter_images(
-  x: jax.Array, transformed: jax.Array, sides: tuple[tuple[int, int], ...], size: tuple[int, int]
+  x: jax.Array,
+  transformed: tuple[jax.Array, ...],
+  sides: tuple[tuple[int, int], ...],
+  size: tuple[int, int],
 ) -> jax.Array:
   """Convolution with a window of 3x3 and a stride of one: ``Y = A^T (sum_c U_c * (B^T d_c B)) A``.
 
@@ -81,7 +86,7 @@ def filter_images(
 
   Args:
     x: [b, H, W, C], computed in float32.
-    transformed: U [6, 6, C, D], as ``transform_kernel`` gives it.
+    transformed: U, 6 rows of [6, C, D], as ``transform_kernel`` gives it.
     sides: zeros before and after H and W.
     size: (H', W'), H + before + after - 2 and so for W.
 
@@ -94,7 +99,7 @@ def filter_images(
   [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
   """
   a, _, b = matrices()
-  images, channels, features = x.shape[0], x.shape[3], transformed.shape[-1]
+  images, channels, features = x.shape[0], x.shape[3], transformed[0].shape[-1]
   down, along = tiles(size)
   ends = (
     (before, (count + 1) * TILE - before - width)

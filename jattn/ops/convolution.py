@@ -220,6 +220,64 @@ def _change_by_image(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], 
   return jax.linear_transpose(gradient, y)(x)[0]
 
 
+def _change_by_kernel(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+  """The same for the kernel: ``sum_p patch_p^T g_p``, or by rows where that is faster."""
+  if not _by_rows(x, kernel, strides, sides):
+    return _products(x, kernel, strides, sides)
+  size = _grid(x, kernel, strides, sides)
+  y = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[3]), x.dtype)
+
+  def by_lax(g: jax.Array) -> jax.Array:
+    value = functools.partial(_plain, x, strides=strides, sides=sides)
+    return jax.linear_transpose(value, kernel)(g)[0]
+
+  by_rows = functools.partial(_kernel_by_rows, x, window=kernel.shape[:2], sides=sides)
+
+  def gradient(g: jax.Array) -> jax.Array:
+    return lax.platform_dependent(g, cpu=by_rows, default=by_lax)
+
+  return jax.linear_transpose(gradient, y)(kernel)[0]
+
+
+def _by_rows(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides) -> bool:
+  """Whether the gradient by the kernel copies less by rows than by patches."""
+  height, width, channels, features = kernel.shape
+  if max(strides) > 1 or _by_tiles(x, kernel, strides, sides):
+    return False
+  return width * channels + height * features < height * width * channels
+
+
+def _kernel_by_rows(
+  x: jax.Array, g: jax.Array, *, window: tuple[int, int], sides: _Sides
+) -> jax.Array:
+  """``dk[r, c] = sum_t x[t, . + c]^T g[t - r, .]``: x shifted along rows, g across them.
+
+  One product of [W * C, N] and [N, H * D] numbers, of which patches would need [H * W * C, N].
+  """
+  (height, width), (batch, rows, _, channels) = window, x.shape
+  (before, _), along = sides
+  size, features = g.shape[1:3], g.shape[3]
+
+  def product(part: jax.Array, change: jax.Array) -> jax.Array:
+    padded = jnp.pad(part.astype(jnp.float32), ((0, 0), (0, 0), along, (0, 0)))
+    shifted = [padded[:, :, c : c + size[1]] for c in range(width)]
+    # Row t of x meets row t + before - r of g.
+    ends = (height - 1 - before, rows + before - size[0])
+    padded = lax.pad(change.astype(jnp.float32), 0.0, [(0, 0, 0), (*ends, 0), (0, 0, 0), (0, 0, 0)])
+    across = [padded[:, height - 1 - r : height - 1 - r + rows] for r in range(height)]
+    left, right = (jnp.concatenate(parts, axis=-1) for parts in (shifted, across))
+    left, right = left.reshape(-1, width * channels), right.reshape(-1, height * features)
+    return jnp.einsum('pa,pb->ab', left, right)
+
+  each = rows * size[1] * (width * channels + height * features)
+  images = _largest_part(batch, max(1, _PART // each))
+  parts = (a.reshape(-1, images, *a.shape[1:]) for a in (x, g))
+  total = jnp.zeros((width * channels, height * features), jnp.float32)
+  total, _ = lax.scan(lambda total, part: (total + product(*part), None), total, tuple(parts))
+  total = total.reshape(width, channels, height, features)
+  return jnp.transpose(total, (2, 0, 1, 3)).astype(x.dtype)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
   return _value(x, kernel, strides, sides)
@@ -237,7 +295,7 @@ def _derivative(strides, sides, primals, tangents):
   if not isinstance(dx, SymbolicZero):
     parts.append(_change_by_image(dx, kernel, strides, sides))
   if not isinstance(dkernel, SymbolicZero):
-    parts.append(_products(x, dkernel, strides, sides))
+    parts.append(_change_by_kernel(x, dkernel, strides, sides))
   return _value(x, kernel, strides, sides), functools.reduce(jnp.add, parts)
 
 

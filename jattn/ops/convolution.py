@@ -313,13 +313,13 @@ def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], side
   # Otherwise the patches of all images would be made in the forward pass and kept.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def product(part: jax.Array, weights: jax.Array) -> jax.Array:
-    return form(part, weights).astype(x.dtype)
+    return form(part, weights)
 
   if images == batch:
-    return product(x, weights)
+    return product(x, weights).astype(x.dtype)
   parts = x.reshape(batch // images, images, *x.shape[1:])
   _, y = lax.scan(lambda _, part: (None, product(part, weights)), None, parts)
-  return y.reshape(batch, *size, -1)
+  return y.reshape(batch, *size, -1).astype(x.dtype)
 
 
 def _by_patches(

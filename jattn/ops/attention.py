@@ -50,13 +50,11 @@ def attention_weights(
   *leading, num_queries, num_heads, width = q.shape
   num_keys, num_key_heads = k.shape[-3:-1]
   dtype = accumulation_dtype(q, k)
-  grouped = q.reshape(*leading, num_queries, num_key_heads, num_heads // num_key_heads, width)
   # einsum may multiply the keys by the queries and transpose N x N numbers, so the order is ours.
-  batch = tuple(range(len(leading) + 1))
   scores = jax.lax.dot_general(
-    jnp.moveaxis(grouped, -4, -2),
-    jnp.moveaxis(k, -3, -2),
-    (((len(batch) + 2,), (len(batch) + 1,)), (batch, batch)),
+    _by_heads(q, num_key_heads),
+    _by_heads(k, num_key_heads),
+    (((2,), (2,)), ((0,), (0,))),
     preferred_element_type=dtype,
   )
   scores = scores.reshape(*leading, num_heads, num_queries, num_keys)
@@ -90,17 +88,19 @@ def weigh(weights: jax.Array, v: jax.Array) -> jax.Array:
   *leading, num_heads, num_queries, num_keys = weights.shape
   num_value_heads, width = v.shape[-2:]
   check_groups(num_heads, num_value_heads)
-  groups = num_heads // num_value_heads
-  grouped = weights.reshape(*leading, num_value_heads, groups, num_queries, num_keys)
-  batch = tuple(range(len(leading) + 1))
   out = jax.lax.dot_general(
-    grouped.astype(v.dtype),
-    jnp.moveaxis(v, -3, -2),
-    (((len(batch) + 2,), (len(batch),)), (batch, batch)),
+    weights.reshape(-1, num_heads // num_value_heads * num_queries, num_keys).astype(v.dtype),
+    _by_heads(v, num_value_heads),
+    (((2,), (1,)), ((0,), (0,))),
     preferred_element_type=accumulation_dtype(v),
   )
-  out = jnp.moveaxis(out, -2, -4)
-  return out.reshape(*leading, num_queries, num_heads, width).astype(v.dtype)
+  out = jnp.moveaxis(out.reshape(*leading, num_heads, num_queries, width), -2, -3)
+  return out.astype(v.dtype)
+
+
+def _by_heads(x: jax.Array, key_heads: int) -> jax.Array:
+  """[..., N, M, D] -> [B M', M / M' * N, D]; one axis of batches, as XLA's CPU copies with more."""
+  return jnp.moveaxis(x, -2, -3).reshape(-1, x.shape[-2] // key_heads * x.shape[-3], x.shape[-1])
 
 
 def attend(

@@ -1,5 +1,7 @@
 """Softmax over positions that may be masked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +40,20 @@ def masked_softmax(
   scores = scores.astype(accumulation_dtype(scores))
   if mask is not None:
     scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
-  top = jax.lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True))
+  return _softmax(scores, axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(scores: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+  top = jnp.max(scores, axis=axis, keepdims=True)
   exponentials = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
   total = jnp.sum(exponentials, axis=axis, keepdims=True)
   return exponentials / jnp.where(total > 0, total, 1.0)
+
+
+@_softmax.defjvp
+def _derivative(axis, primals, tangents):
+  """``dp = p (ds - sum p ds)``: keeps the weights alone, where JAX would keep two such arrays."""
+  weights = _softmax(*primals, axis)
+  change = weights * tangents[0]
+  return weights, change - weights * jnp.sum(change, axis=axis, keepdims=True)

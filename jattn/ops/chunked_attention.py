@@ -148,12 +148,29 @@ def _block_size(rows: int, num_queries: int, num_keys: int) -> tuple[int, int]:
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[Any, Any], dtype) -> jax.Array:
-  """Products over b and n; einsum may swap the two and transpose the result."""
-  dimensions = (contract, ((0, 1), (0, 1)))
-  if jax.default_backend() == 'cpu':
-    # XLA's CPU (jaxlib 0.10.2) refuses to run such a product of bfloat16 over two axes of batches.
-    a, b = a.astype(dtype), b.astype(dtype)
-  return jax.lax.dot_general(a, b, dimensions, preferred_element_type=dtype)
+  """Products over b and n, as one axis: with two, XLA's CPU copies more and refuses bfloat16.
+
+  Einsum may swap the two and transpose the result.
+  """
+  first, second = (_as_matrices(*pair) for pair in ((a, contract[0]), (b, contract[1])))
+  dimensions = ((first.axes, second.axes), ((0,), (0,)))
+  out = jax.lax.dot_general(first.x, second.x, dimensions, preferred_element_type=dtype)
+  return out.reshape(*a.shape[:2], *first.free, *second.free)
+
+
+class _Matrices(NamedTuple):
+  x: jax.Array  # [b * n, ., .]
+  axes: tuple[int]  # of it, to contract
+  free: tuple[int, ...]  # sizes of the others
+
+
+def _as_matrices(x: jax.Array, contract: tuple[int, ...]) -> _Matrices:
+  """The contracted axes as one and the others as one; each are neighbours."""
+  free = tuple(x.shape[axis] for axis in range(2, x.ndim) if axis not in contract)
+  inner = math.prod(x.shape[axis] for axis in contract)
+  last = contract[-1] == x.ndim - 1
+  sides = (math.prod(free), inner) if last else (inner, math.prod(free))
+  return _Matrices(x.reshape(-1, *sides), (2 if last else 1,), free)
 
 
 def _scores(plan, q, k, scale, bias, fixed, i, j) -> jax.Array:

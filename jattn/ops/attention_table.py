@@ -6,5 +6,6 @@ of each on the platform that it runs on; rows of other platforms stay as they ar
 
 # (platform, bits of a number) -> from which number of pairs Q * K on which implementation.
 TABLE: dict[tuple[str, int], tuple[tuple[int, str], ...]] = {
-  ('cpu', 32): ((0, 'dense'), (65536, 'chunked')),
+  ('cpu', 16): ((0, 'dense'), (65536, 'chunked')),
+  ('cpu', 32): ((0, 'dense'), (262144, 'chunked')),
 }

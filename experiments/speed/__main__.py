@@ -7,8 +7,9 @@
                                               every row for a GPU, 8 minutes; without a GPU those
                                               for a CPU
 
-What is compared takes turns, on a CPU in one process, on a GPU in one for each framework; each row
-is one JSON line as soon as it is measured, ``ratio`` by the medians, with the load of the machine
+What is compared takes turns, on a CPU in one process for each row (what one leaves in memory slows
+the next down), on a GPU in one for each framework; each row is one JSON line as soon as it is
+measured, ``ratio`` by the medians, with the load of the machine
 before and after. A ratio above 1 is in jattn's favour, except in C6, C7, G6 and G7 (times of the
 second run, of importing, of the sprint: smaller is better), in G4 and G5 (shares) and in ``memory``
 and ``chunked`` (bytes and time of the dense form over those of the chunked); ``links`` is a
@@ -21,6 +22,7 @@ import json
 import math
 import os
 import pathlib
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +30,8 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments.errors import ConfigError, ExperimentError, InputError, run_main
+from experiments.errors import ConfigError, ExperimentError, InputError, RunError, run_main
+from experiments.speed.starts import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +142,9 @@ def main(arguments: Sequence[str]) -> int:
     limit = 8 if 'G1' in known else math.inf
   start = time.perf_counter()
   table = []
-  for name in chosen.only or known:
+  names = chosen.only or tuple(known)
+  apart = len(names) > 1 and 'C1' in known
+  for name in names:
     row = known[name]
     if time.perf_counter() - start > 60 * limit:
       print(f'{name}: {limit} minutes are over (--minutes)', file=sys.stderr)
@@ -147,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
       continue
     before = os.getloadavg()[0]
     try:
-      found = row.measure(chosen.rounds)
+      found = _apart(name, chosen.rounds) if apart else row.measure(chosen.rounds)
     except ExperimentError as error:
       print(f'{name}: {error}', file=sys.stderr)
       table.append((name, row.title, '', row.must, 'not measured'))
@@ -167,6 +172,16 @@ def main(arguments: Sequence[str]) -> int:
   for cells in (head, *table):
     print('  '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
   return 0
+
+
+def _apart(name: str, rounds: int) -> dict[str, Any]:
+  """One row for a CPU, measured in a process of its own."""
+  command = [sys.executable, '-m', 'experiments.speed', '--only', name, '--rounds', str(rounds)]
+  done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+  for line in done.stdout.splitlines():
+    if line.startswith('{'):
+      return json.loads(line)
+  raise RunError('not measured, see above')
 
 
 def _suite(chosen: Arguments) -> tuple[dict[str, Row], dict[str, Any]]:

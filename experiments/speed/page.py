@@ -18,8 +18,9 @@ HEAD = """# What was measured
 
 Written by `python -m experiments.speed.page` from `results/speed.jsonl`, the lines of
 `python -m experiments.speed --out experiments/results/speed.jsonl`; one row alone by `--only C1`.
-What is compared takes turns in one process, and `ratio` is by the medians. Above 1 is in jattn's
-favour, except in C6 (second start over first) and C7 (times of importing), where smaller is better.
+What is compared takes turns in one process, each row in its own, and `ratio` is by the medians.
+Above 1 is in jattn's favour, except in C6 (second start over first) and C7 (times of importing),
+where smaller is better.
 Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. Freed memory is kept
 for the next step (`experiments.memory`), PyTorch's too. "No" is an answer too.
 

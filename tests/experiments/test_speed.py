@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, RunError
 from experiments.speed import __main__ as speed
 from experiments.speed import clock, links, page
 
@@ -42,6 +42,7 @@ def test_rows_are_written_as_they_come_and_what_is_missing_is_said(monkeypatch, 
     'C3': speed.Row('three', '>= 9', lambda f: f['ratio'] >= 9, lambda n: {'id': 'C3', 'ratio': n}),
   }
   monkeypatch.setattr(speed, 'rows', lambda: rows)
+  monkeypatch.setattr(speed, '_apart', lambda name, rounds: rows[name].measure(rounds))
   file = tmp_path / 'new' / 'lines.jsonl'
   assert speed.main(['--rounds', '4', '--out', str(file)]) == 0
   lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -51,6 +52,13 @@ def test_rows_are_written_as_they_come_and_what_is_missing_is_said(monkeypatch, 
   assert 'needs PyTorch' in out.err
   table = [line.split()[-1] for line in out.out.splitlines()[-3:]]
   assert table == ['yes', 'measured', 'no']
+
+
+def test_of_several_rows_each_has_a_process_of_its_own(capfd):
+  assert speed._apart('memory', 1)['id'] == 'memory'
+  with pytest.raises(RunError, match='see above'):
+    speed._apart('C77', 1)
+  assert 'there is no such row' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_forward_mode_second_derivatives_and_vmap(name):
     return change, hessian, jax.vmap(jax.grad(functools.partial(loss, function)))(both)
 
   for a, b in zip(*(turned(f, kernel) for f in (convolve, lax.conv_general_dilated)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    # Sums of terms as large as the largest, and Winograd's rounding in the cosine besides.
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@
 
 What is compared takes turns, on a CPU in one process for each row (what one leaves in memory slows
 the next down), on a GPU in one for each framework; each row is one JSON line as soon as it is
-measured, ``ratio`` by the medians, with the load of the machine
-before and after. A ratio above 1 is in jattn's favour, except in C6, C7, G6 and G7 (times of the
-second run, of importing, of the sprint: smaller is better), in G4 and G5 (shares) and in ``memory``
-and ``chunked`` (bytes and time of the dense form over those of the chunked); ``links`` is a
-projection. Rows C1 to C5, C8, G1 to G3 and G6 need PyTorch (``pip install 'jattn[torch]'``);
-without it they say so. A short table comes last. The rows for a GPU do without TFDS.
+measured, ``ratio`` by the medians, with the load of the machine before and after. A ratio above 1
+is in jattn's favour, except in C6, C7, G6 and G7 (times of the second run, of importing, of the
+sprint: smaller is better), in G4 and G5 (shares) and in ``memory`` and ``chunked`` (bytes and time
+of the dense form over those of the chunked); ``links`` is a projection. Rows C1 to C5, C8, G1 to G3
+and G6 need PyTorch (``pip install 'jattn[torch]'``); without it they say so. A short table comes
+last. The rows for a GPU do without TFDS.
 """
 
 import dataclasses

@@ -270,7 +270,7 @@ def _kernel_by_rows(
     return jnp.einsum('pa,pb->ab', left, right)
 
   each = rows * size[1] * (width * channels + height * features)
-  images = _largest_part(batch, max(1, _PART // each))
+  images = _largest_part(batch, _PART // each)
   parts = (a.reshape(-1, images, *a.shape[1:]) for a in (x, g))
   total = jnp.zeros((width * channels, height * features), jnp.float32)
   total, _ = lax.scan(lambda total, part: (total + product(*part), None), total, tuple(parts))
@@ -311,10 +311,7 @@ def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], side
     form = functools.partial(_by_patches, strides=strides, sides=sides, size=size)
 
   # Otherwise the patches of all images would be made in the forward pass and kept.
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def product(part: jax.Array, weights: jax.Array) -> jax.Array:
-    return form(part, weights)
-
+  product = jax.checkpoint(form, prevent_cse=False)
   if images == batch:
     return product(x, weights).astype(x.dtype)
   parts = x.reshape(batch // images, images, *x.shape[1:])

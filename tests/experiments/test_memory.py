@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from experiments import errors
 from experiments.memory import keep_memory
 
 # Page faults of a thread that writes to 64 MiB and frees it three times, after once.
@@ -59,3 +60,12 @@ def test_what_the_user_told_glibc_stands(name):
 def test_elsewhere_nothing_is_told(monkeypatch):
   monkeypatch.setattr('ctypes.CDLL', lambda _: object())
   assert not keep_memory({})
+
+
+def test_every_command_keeps_it(monkeypatch):
+  told = []
+  monkeypatch.setattr(errors, 'keep_compiled', told.append)
+  monkeypatch.setattr(errors, 'keep_memory', told.append)
+  with pytest.raises(SystemExit):
+    errors.run_main(lambda _: 0)
+  assert told == [os.environ, os.environ]

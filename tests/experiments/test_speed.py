@@ -42,7 +42,13 @@ def test_rows_are_written_as_they_come_and_what_is_missing_is_said(monkeypatch, 
     'C3': speed.Row('three', '>= 9', lambda f: f['ratio'] >= 9, lambda n: {'id': 'C3', 'ratio': n}),
   }
   monkeypatch.setattr(speed, 'rows', lambda: rows)
-  monkeypatch.setattr(speed, '_apart', lambda name, rounds: rows[name].measure(rounds))
+  apart = []
+
+  def measured_apart(name, rounds):
+    apart.append(name)
+    return rows[name].measure(rounds)
+
+  monkeypatch.setattr(speed, '_apart', measured_apart)
   file = tmp_path / 'new' / 'lines.jsonl'
   assert speed.main(['--rounds', '4', '--out', str(file)]) == 0
   lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -52,9 +58,11 @@ def test_rows_are_written_as_they_come_and_what_is_missing_is_said(monkeypatch, 
   assert 'needs PyTorch' in out.err
   table = [line.split()[-1] for line in out.out.splitlines()[-3:]]
   assert table == ['yes', 'measured', 'no']
+  assert speed.main(['--rounds', '4', '--only', 'C1']) == 0
+  assert apart == ['C1', 'C2', 'C3']
 
 
-def test_of_several_rows_each_has_a_process_of_its_own(capfd):
+def test_a_row_is_measured_in_a_process_of_its_own(capfd):
   assert speed._apart('memory', 1)['id'] == 'memory'
   with pytest.raises(RunError, match='see above'):
     speed._apart('C77', 1)

@@ -19,6 +19,7 @@ CASES = {
   'projection': ((3, 5, 4, 6), (1, 1), 2, (1, 1), [(1, 0), (0, 0)]),
   'tiles': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 3)]),
   'turned': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 1)]),
+  'rows': ((4, 9, 7, 3), (3, 2), 3, (1, 1), [(2, 0), (0, 3)]),
   'same': ((1, 6, 5, 2), (5, 3), 2, (1, 2), 'SAME'),
 }
 
@@ -91,14 +92,23 @@ def test_what_is_faster_as_matrix_products_is_made_of_them(name, features, left,
   assert found[1] >= 3 - left
 
 
-def test_by_x_it_is_a_convolution_with_the_kernel_turned_around_if_no_side_is_cropped():
-  for name in ('turned', 'tiles'):
-    x, kernel, settings = made(name)
-    by_x = jax.grad(lambda x: jnp.sum(convolve(x, kernel, **settings) ** 2))  # noqa: B023
-    assert ('reverse' in jax.jit(by_x).lower(x).as_text()) == (name == 'turned')
+@pytest.mark.parametrize('name', ['turned', 'tiles'])
+def test_by_x_it_is_a_convolution_with_the_kernel_turned_around_if_no_side_is_cropped(name):
+  x, kernel, settings = made(name)
+  by_x = jax.grad(lambda x: jnp.sum(convolve(x, kernel, **settings) ** 2))
+  assert ('reverse' in jax.jit(by_x).lower(x).as_text()) == (name == 'turned')
 
 
-@pytest.mark.parametrize('name', ['strided', 'tiles'])
+@pytest.mark.parametrize(('features', 'by_rows'), [(5, True), (6, False)])
+def test_by_the_kernel_it_is_a_product_of_rows_if_that_copies_less(features, by_rows):
+  x, _, settings = made('stem')
+  kernel = jnp.ones((3, 3, 3, features))
+  by_kernel = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, **settings) ** 2))
+  found = jax.jit(by_kernel).lower(kernel).as_text()
+  assert (f'-> tensor<9x{3 * features}xf32>' in found) == by_rows
+
+
+@pytest.mark.parametrize('name', ['stem', 'strided', 'tiles'])
 def test_bfloat16_is_rounded_once(name):
   x, kernel, settings = made(name, jnp.bfloat16)
   _, _, ours = gradients(convolve, x, kernel, settings)
@@ -110,7 +120,7 @@ def test_bfloat16_is_rounded_once(name):
   )
 
 
-@pytest.mark.parametrize('name', ['same', 'tiles', 'turned'])
+@pytest.mark.parametrize('name', ['stem', 'same', 'tiles', 'turned'])
 def test_forward_mode_second_derivatives_and_vmap(name):
   x, kernel, settings = made(name)
 

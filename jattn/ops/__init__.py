@@ -7,6 +7,7 @@ from jattn.ops.blocks import halo_blocks, join_blocks, split_blocks
 from jattn.ops.channels import channel_kernel_size, round_channels
 from jattn.ops.chunked_attention import chunked_attend
 from jattn.ops.convolution import convolve
+from jattn.ops.dense import dot
 from jattn.ops.gating import gate
 from jattn.ops.images import normalize, to_float
 from jattn.ops.initializers import Init, bias_init, kernel_init
@@ -43,6 +44,7 @@ __all__ = [
   'choose_implementation',
   'chunked_attend',
   'convolve',
+  'dot',
   'flatten',
   'gate',
   'global_average',

@@ -2,16 +2,21 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jattn.ops.convolution_forms import (
+  Sides,
+  are_side_by_side,
+  by_patches,
+  kernel_by_planes,
+  kernel_by_rows,
+)
 from jattn.ops.winograd import filter_images, tiles, transform_kernel
-
-_Sides = tuple[tuple[int, int], ...]
 
 # Fewer products than these take lax less time than a loop takes to compile and to start.
 _LEAST_PRODUCTS = 2**24
@@ -27,6 +32,8 @@ _LEAST_POSITIONS = 256
 _LEAST_FEATURES = 64
 # The same for Winograd's form, whose transforms cost as much for each channel and feature.
 _LEAST_CHANNELS = 32
+# Images have at most so many channels; with eight, planes were slower than patches.
+_FEW_CHANNELS = 4
 # Numbers it transforms at a time; it gains from many, as the kernel's are read for every part.
 _TRANSFORMED = 8_000_000
 # Products it takes for each of the direct form's; a quarter where the tiles fit the image.
@@ -51,7 +58,8 @@ def convolve(
   XLA on CPU computes the gradient by the kernel, ``sum_p patch_p^T g_p`` over the positions p of
   the output, as a convolution with a window of the size of the image, two to twenty times slower
   than need be. On one CPU device it is written as matrix products of patches, some images at a
-  time (im2col; Chellapilla et al. 2006, hal inria-00112631), and so are the value and the gradient
+  time (im2col; Chellapilla et al. 2006, hal inria-00112631), of narrow layers as one of rows, of
+  images channels first (see ``jattn.ops.convolution_forms``), and so are the value and the gradient
   by x where that is faster (see ``_value_by_products``). The patches are made where they are used,
   not kept. Windows of 3x3 at a stride of one, between 32 channels and features or more, take a
   quarter of the multiplications (Winograd; Lavin & Gray 2016, arXiv 1509.09308; see
@@ -111,7 +119,7 @@ def _sides(
   size: tuple[int, int],
   window: tuple[int, int],
   strides: tuple[int, ...],
-) -> _Sides:
+) -> Sides:
   """What is added before and after each axis."""
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(size, window, strides, padding)
@@ -119,7 +127,7 @@ def _sides(
 
 
 def _grid(
-  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides
 ) -> tuple[int, ...]:
   """(H', W')."""
   return tuple(
@@ -131,12 +139,13 @@ def _grid(
 
 
 def _images_at_a_time(
-  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides
 ) -> int:
   """How many images are taken at a time, a divisor of B; 0 where all is left to lax.
 
-  Here and in ``_value_by_products`` is all that was measured: the layers of the seed classifier and
-  of ResNet-20 at batch 128 and some of ResNet-50 at batch 32, on two cores with AVX2.
+  Here, in ``_value_by_products`` and in ``_kernel_form`` is all that was measured: the layers of the
+  seed classifier and of ResNet-20 at batch 128, some of ResNet-50 and the first layers of ConvNeXt
+  and ViT at batch 32, on two cores with AVX2 or AVX-512.
   """
   if jax.default_backend() != 'cpu' or jax.device_count() > 1:
     return 0  # a loop over images would gather the batch of all devices on each
@@ -146,11 +155,11 @@ def _images_at_a_time(
     return 0
   if batch * positions * math.prod(kernel.shape) < _LEAST_PRODUCTS:
     return 0
-  if kernel.shape[:2] == strides == (1, 1):
-    return batch  # the patches are the image itself
   if _by_tiles(x, kernel, strides, sides):
     each = math.prod(tiles(_grid(x, kernel, strides, sides))) * 36 * sum(kernel.shape[2:])
     return _largest_part(batch, _TRANSFORMED // each)
+  if _all_at_once(kernel, strides):
+    return batch
   each = positions * (width + kernel.shape[-1])
   if each > _LARGEST * _PART:
     return 0
@@ -158,12 +167,19 @@ def _images_at_a_time(
   return images if images * positions >= _LEAST_POSITIONS else 0
 
 
+def _all_at_once(kernel: jax.Array, strides: tuple[int, ...]) -> bool:
+  """Whether the patches of all images take no more memory than the images or the output."""
+  if math.prod(kernel.shape[:2]) <= math.prod(strides):
+    return True
+  return math.prod(kernel.shape[:3]) <= kernel.shape[3]
+
+
 def _largest_part(batch: int, most: int) -> int:
   """The largest divisor of the batch that is at most ``most``; one if there is none."""
   return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n <= most))
 
 
-def _by_tiles(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides) -> bool:
+def _by_tiles(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides) -> bool:
   """Whether Winograd's form is the faster one, for the value and for both gradients."""
   if kernel.shape[:2] != (3, 3) or strides != (1, 1):
     return False
@@ -176,34 +192,34 @@ def _by_tiles(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: 
   )
 
 
-def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   numbers = ('NHWC', 'HWIO', 'NHWC')
   return lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=numbers)
 
 
 def _value_by_products(
-  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides
 ) -> bool:
   """Whether the value and the gradient by x are faster as products too, not the kernel's alone."""
-  *window, _, features = kernel.shape
-  if window == [1, 1] or _by_tiles(x, kernel, strides, sides):
+  features = kernel.shape[3]
+  if _all_at_once(kernel, strides) or _by_tiles(x, kernel, strides, sides):
     return True
   each = math.prod(_grid(x, kernel, strides, sides)) * (math.prod(kernel.shape[:3]) + features)
   return features >= _LEAST_FEATURES and max(strides) == 1 and each <= _PART
 
 
-def _products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   """By products where it is lowered for a CPU."""
   forms = (functools.partial(form, strides=strides, sides=sides) for form in (_by_products, _plain))
   return lax.platform_dependent(x, kernel, **dict(zip(('cpu', 'default'), forms, strict=True)))
 
 
-def _value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   form = _products if _value_by_products(x, kernel, strides, sides) else _plain
   return form(x, kernel, strides, sides)
 
 
-def _change_by_image(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _change_by_image(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   """The value, in the form whose transpose is fast: that is what JAX makes the gradient by x of.
 
   Where that gradient, a convolution with the kernel turned around, is faster by tiles, the value is
@@ -220,9 +236,10 @@ def _change_by_image(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], 
   return jax.linear_transpose(gradient, y)(x)[0]
 
 
-def _change_by_kernel(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
-  """The same for the kernel: ``sum_p patch_p^T g_p``, or by rows where that is faster."""
-  if not _by_rows(x, kernel, strides, sides):
+def _change_by_kernel(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
+  """The same for the kernel: the transpose of ``sum_p patch_p^T g_p``, in the form that is fast."""
+  form = _kernel_form(x, kernel, strides, sides)
+  if form is None:
     return _products(x, kernel, strides, sides)
   size = _grid(x, kernel, strides, sides)
   y = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[3]), x.dtype)
@@ -231,55 +248,34 @@ def _change_by_kernel(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...],
     value = functools.partial(_plain, x, strides=strides, sides=sides)
     return jax.linear_transpose(value, kernel)(g)[0]
 
-  by_rows = functools.partial(_kernel_by_rows, x, window=kernel.shape[:2], sides=sides)
-
   def gradient(g: jax.Array) -> jax.Array:
-    return lax.platform_dependent(g, cpu=by_rows, default=by_lax)
+    return lax.platform_dependent(g, cpu=functools.partial(form, x), default=by_lax)
 
   return jax.linear_transpose(gradient, y)(kernel)[0]
 
 
-def _by_rows(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides) -> bool:
-  """Whether the gradient by the kernel copies less by rows than by patches."""
+def _kernel_form(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+  """The gradient by the kernel as a function of (x, g); None where patches are as fast."""
   height, width, channels, features = kernel.shape
-  if max(strides) > 1 or _by_tiles(x, kernel, strides, sides):
-    return False
-  return width * channels + height * features < height * width * channels
-
-
-def _kernel_by_rows(
-  x: jax.Array, g: jax.Array, *, window: tuple[int, int], sides: _Sides
-) -> jax.Array:
-  """``dk[r, c] = sum_t x[t, . + c]^T g[t - r, .]``: x shifted along rows, g across them.
-
-  One product of [W * C, N] and [N, H * D] numbers, of which patches would need [H * W * C, N].
-  """
-  (height, width), (batch, rows, _, channels) = window, x.shape
-  (before, _), along = sides
-  size, features = g.shape[1:3], g.shape[3]
-
-  def product(part: jax.Array, change: jax.Array) -> jax.Array:
-    padded = jnp.pad(part.astype(jnp.float32), ((0, 0), (0, 0), along, (0, 0)))
-    shifted = [padded[:, :, c : c + size[1]] for c in range(width)]
-    # Row t of x meets row t + before - r of g.
-    ends = (height - 1 - before, rows + before - size[0])
-    padded = lax.pad(change.astype(jnp.float32), 0.0, [(0, 0, 0), (*ends, 0), (0, 0, 0), (0, 0, 0)])
-    across = [padded[:, height - 1 - r : height - 1 - r + rows] for r in range(height)]
-    left, right = (jnp.concatenate(parts, axis=-1) for parts in (shifted, across))
-    left, right = left.reshape(-1, width * channels), right.reshape(-1, height * features)
-    return jnp.einsum('pa,pb->ab', left, right)
-
-  each = rows * size[1] * (width * channels + height * features)
-  images = _largest_part(batch, _PART // each)
-  parts = (a.reshape(-1, images, *a.shape[1:]) for a in (x, g))
-  total = jnp.zeros((width * channels, height * features), jnp.float32)
-  total, _ = lax.scan(lambda total, part: (total + product(*part), None), total, tuple(parts))
-  total = total.reshape(width, channels, height, features)
-  return jnp.transpose(total, (2, 0, 1, 3)).astype(x.dtype)
+  window, size = (height, width), _grid(x, kernel, strides, sides)
+  if _by_tiles(x, kernel, strides, sides) or are_side_by_side(window, strides, sides):
+    return None
+  if channels <= _FEW_CHANNELS:
+    images = _largest_part(len(x), _TRANSFORMED // (math.prod(size) * math.prod(kernel.shape[:3])))
+    return functools.partial(
+      kernel_by_planes, window=window, strides=strides, sides=sides, images=images
+    )
+  copied = width * channels + height * features
+  if max(strides) == 1 and copied < height * width * channels:
+    images = _largest_part(len(x), _PART // (x.shape[1] * size[1] * copied))
+    return functools.partial(kernel_by_rows, window=window, sides=sides, images=images)
+  return None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   return _value(x, kernel, strides, sides)
 
 
@@ -299,7 +295,7 @@ def _derivative(strides, sides, primals, tangents):
   return _value(x, kernel, strides, sides), functools.reduce(jnp.add, parts)
 
 
-def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: _Sides):
+def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], sides: Sides):
   """The convolution as matrix products, some images at a time, accumulated in float32."""
   batch, size = x.shape[0], _grid(x, kernel, strides, sides)
   images = _images_at_a_time(x, kernel, strides, sides)
@@ -308,7 +304,7 @@ def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], side
     form = functools.partial(filter_images, sides=sides, size=size)
   else:
     weights = kernel.astype(jnp.float32)
-    form = functools.partial(_by_patches, strides=strides, sides=sides, size=size)
+    form = functools.partial(by_patches, strides=strides, sides=sides, size=size)
 
   # Otherwise the patches of all images would be made in the forward pass and kept.
   product = jax.checkpoint(form, prevent_cse=False)
@@ -317,21 +313,3 @@ def _by_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], side
   parts = x.reshape(batch // images, images, *x.shape[1:])
   _, y = lax.scan(lambda _, part: (None, product(part, weights)), None, parts)
   return y.reshape(batch, *size, -1).astype(x.dtype)
-
-
-def _by_patches(
-  x: jax.Array,
-  kernel: jax.Array,
-  strides: tuple[int, ...],
-  sides: _Sides,
-  size: tuple[int, ...],
-) -> jax.Array:
-  """Every position's window as a row of one matrix, times the kernel as another."""
-  padded = jnp.pad(x.astype(jnp.float32), ((0, 0), *sides, (0, 0)))
-  rows, columns = (
-    [slice(i, i + (count - 1) * stride + 1, stride) for i in range(side)]
-    for count, stride, side in zip(size, strides, kernel.shape[:2], strict=True)
-  )
-  patches = jnp.concatenate([padded[:, r, c] for r in rows for c in columns], axis=-1)
-  matrix = kernel.reshape(-1, kernel.shape[-1])
-  return jnp.dot(patches.reshape(-1, len(matrix)), matrix).reshape(x.shape[0], *size, -1)

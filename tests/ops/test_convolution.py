@@ -14,7 +14,10 @@ NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 # Batch, height, width, channels, kernel, features, strides, padding.
 CASES = {
   'stem': ((4, 9, 7, 3), (3, 3), 5, (1, 1), [(1, 1), (1, 1)]),
-  'strided': ((3, 9, 8, 2), (3, 2), 4, (2, 3), [(0, 2), (1, 0)]),
+  'strided': ((3, 9, 8, 3), (3, 2), 4, (2, 2), [(0, 2), (1, 0)]),
+  'planes': ((6, 9, 8, 2), (3, 2), 4, (2, 2), [(0, 2), (1, 0)]),
+  'wide': ((3, 7, 6, 2), (2, 2), 9, (1, 2), [(0, 2), (1, 0)]),
+  'beside': ((3, 7, 10, 2), (2, 3), 4, (2, 3), 'VALID'),
   'pointwise': ((2, 5, 6, 4), (1, 1), 3, (2, 2), 'VALID'),
   'projection': ((3, 5, 4, 6), (1, 1), 2, (1, 1), [(1, 0), (0, 0)]),
   'tiles': ((4, 9, 7, 4), (3, 3), 5, (1, 1), [(2, 0), (1, 3)]),
@@ -31,6 +34,7 @@ def _one_device_and_small_is_large_enough(monkeypatch):
   monkeypatch.setattr(convolution, '_LEAST_POSITIONS', 1)
   monkeypatch.setattr(convolution, '_LEAST_FEATURES', 1)
   monkeypatch.setattr(convolution, '_PART', 2500)  # several parts of the batch
+  monkeypatch.setattr(convolution, '_FEW_CHANNELS', 2)  # of 'planes' and 'same'
   monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 4)  # 'tiles' and 'turned' have as many
   monkeypatch.setattr(convolution, '_TRANSFORMED', 6000)
   monkeypatch.setattr(convolution, '_MOST_PRODUCTS', 1)
@@ -73,6 +77,9 @@ def test_values_and_gradients_are_those_of_lax(name, compiled):
     ('stem', 6, 2),
     ('projection', 6, 0),
     ('strided', 1, 2),
+    ('planes', 1, 2),
+    ('wide', 10, 0),
+    ('beside', 10, 0),
     ('tiles', 1, 0),
     ('tiles', 6, 0),
     ('turned', 6, 0),
@@ -99,6 +106,28 @@ def test_by_x_it_is_a_convolution_with_the_kernel_turned_around_if_no_side_is_cr
   assert ('reverse' in jax.jit(by_x).lower(x).as_text()) == (name == 'turned')
 
 
+def test_windows_side_by_side_are_not_copied_together_piece_by_piece():
+  x, kernel, settings = made('beside')
+  found = jax.jit(functools.partial(gradients, convolve, settings=settings)).lower(x, kernel)
+  assert 'concatenate' not in found.as_text()
+
+
+@pytest.mark.parametrize(('name', 'expected'), [('planes', True), ('strided', False)])
+def test_by_the_kernel_it_is_a_product_of_planes_where_an_image_has_few_channels(name, expected):
+  x, kernel, settings = made(name)
+  by_kernel = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, **settings) ** 2))
+  found = jax.jit(by_kernel).lower(kernel).as_text()
+  assert ('dims = [0, 4, 1, 2, 3]' in found) == expected
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_no_patches_are_kept_for_the_backward_pass(name):
+  x, kernel, settings = made(name)
+  _, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, **settings), x, kernel)
+  # The kernel transformed, 36 numbers for 9, is all that may come on top.
+  assert sum(leaf.size for leaf in jax.tree.leaves(pull)) <= x.size + 5 * kernel.size
+
+
 @pytest.mark.parametrize(('features', 'by_rows'), [(5, True), (6, False)])
 def test_by_the_kernel_it_is_a_product_of_rows_if_that_copies_less(features, by_rows):
   x, _, settings = made('stem')
@@ -108,7 +137,7 @@ def test_by_the_kernel_it_is_a_product_of_rows_if_that_copies_less(features, by_
   assert (f'-> tensor<9x{3 * features}xf32>' in found) == by_rows
 
 
-@pytest.mark.parametrize('name', ['stem', 'strided', 'tiles'])
+@pytest.mark.parametrize('name', ['stem', 'strided', 'planes', 'wide', 'tiles'])
 def test_bfloat16_is_rounded_once(name):
   x, kernel, settings = made(name, jnp.bfloat16)
   _, _, ours = gradients(convolve, x, kernel, settings)
@@ -120,7 +149,7 @@ def test_bfloat16_is_rounded_once(name):
   )
 
 
-@pytest.mark.parametrize('name', ['stem', 'same', 'tiles', 'turned'])
+@pytest.mark.parametrize('name', ['stem', 'same', 'wide', 'beside', 'tiles', 'turned'])
 def test_forward_mode_second_derivatives_and_vmap(name):
   x, kernel, settings = made(name)
 
@@ -143,7 +172,7 @@ def test_forward_mode_second_derivatives_and_vmap(name):
   'more', [{'feature_group_count': 2}, {'rhs_dilation': (2, 2)}, {'lhs_dilation': (2, 1)}]
 )
 def test_what_is_not_plain_is_left_to_lax(more):
-  x, kernel, settings = made('strided')
+  x, kernel, settings = made('planes')
   kernel = kernel[:, :, : 2 // more.get('feature_group_count', 1)]
   found, want = (
     gradients(f, x, kernel, settings | more) for f in (convolve, lax.conv_general_dilated)

@@ -5,6 +5,7 @@ positions, ``M`` maps (attention heads), ``Q`` queries, ``K`` keys, ``D`` head w
 Images are NHWC. ``H`` is never heads.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -58,12 +59,16 @@ class AttentionMap:
     """
     if self.keys is None:
       return self.weights
-    height, width = self.grid
-    batch, maps, queries, _ = self.weights.shape
-    spread = jnp.zeros((batch, maps, queries, height * width + 1), self.weights.dtype)
-    columns = jnp.where(self.keys < 0, height * width, self.keys)
-    spread = spread.at[:, :, jnp.arange(queries)[:, None], columns].add(self.weights)
-    return spread[..., :-1]
+    return _spread(self.weights, self.keys, self.grid[0] * self.grid[1])
+
+
+@functools.partial(jax.jit, static_argnums=2)  # one program, not six, where it is called by hand
+def _spread(weights: jax.Array, keys: jax.Array, positions: int) -> jax.Array:
+  batch, maps, queries, _ = weights.shape
+  spread = jnp.zeros((batch, maps, queries, positions + 1), weights.dtype)
+  columns = jnp.where(keys < 0, positions, keys)
+  spread = spread.at[:, :, jnp.arange(queries)[:, None], columns].add(weights)
+  return spread[..., :-1]
 
 
 @flax.struct.dataclass

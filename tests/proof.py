@@ -1,9 +1,11 @@
 """How a module is held against its oracle: values in two precisions, then the gradient."""
 
+import functools
 from collections.abc import Callable
 
 import flax.traverse_util
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +16,7 @@ SHAPE = (2, 3, 5, 12)
 
 def draw(shape=SHAPE, seed=0, dtype=jnp.float32):
   """Features of half a unit: sums of a few hundred products stay near one."""
-  return jnp.asarray(0.5 * np.random.default_rng(seed).normal(size=shape), dtype)
+  return jax.device_put((0.5 * np.random.default_rng(seed).normal(size=shape)).astype(dtype))
 
 
 def variables_of(module, x, *, seed=1, scale=0.3):
@@ -28,9 +30,27 @@ def variables_of(module, x, *, seed=1, scale=0.3):
       value = 1 + value
     if path[-1].key == 'var':
       value = 0.5 + np.abs(value)
-    return jnp.asarray(value, x.dtype)
+    return jax.device_put(np.asarray(value, x.dtype))
 
   return jax.tree_util.tree_map_with_path(move, variables)
+
+
+def initial(module, x, *, key=0):
+  """``module.init`` without the forward pass, one operation after another.
+
+  As one program it would be compiled for every module anew, and random numbers take long to
+  compile; operation by operation, what differs in nothing but the module is compiled once.
+  """
+  init = functools.partial(module.init, train=False)
+  program, shapes = jax.make_jaxpr(init, return_shape=True)(jax.random.key(key), x)
+  read, kept = set(program.jaxpr.outvars), []
+  for step in reversed(program.eqns):
+    if not read.isdisjoint(step.outvars):
+      kept.insert(0, step)
+      read.update(a for a in step.invars if isinstance(a, jax.extend.core.Var))
+  made = jax.extend.core.ClosedJaxpr(program.jaxpr.replace(eqns=kept), program.consts)
+  leaves = jax.extend.core.jaxpr_as_fun(made)(jax.random.key(key), x)
+  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def flat(variables) -> dict[str, np.ndarray]:
@@ -70,17 +90,20 @@ def check_gradient(apply, variables, x, *, step=1e-5) -> None:
   """The gradient of ``apply`` in x64 against a central difference, along one random direction."""
   rng = np.random.default_rng(2)
   constants = {k: v for k, v in variables.items() if k != 'params'}
-  probe = jnp.asarray(rng.normal(size=output(apply(variables, x)).shape))
+  probe = rng.normal(size=output(jax.eval_shape(apply, variables, x)).shape)
 
+  @jax.jit
+  @jax.value_and_grad
   def loss(point):
     params, x = point
     return (output(apply({'params': params, **constants}, x)) * probe).sum()
 
-  point = (dict(variables).get('params', {}), x)
-  direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), point)
+  # In NumPy all but the loss: every operation of its own is one more program to compile.
+  point = jax.tree.map(np.asarray, (dict(variables).get('params', {}), x))
+  direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
   moved = [jax.tree.map(lambda a, d, s=s: a + s * d, point, direction) for s in (step, -step)]
-  difference = (loss(moved[0]) - loss(moved[1])) / (2 * step)
-  products = jax.tree.map(lambda g, d: (g * d).sum(), jax.grad(loss)(point), direction)
+  difference = (loss(moved[0])[0] - loss(moved[1])[0]) / (2 * step)
+  products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), loss(point)[1], direction)
   slope = sum(jax.tree.leaves(products))
   np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
 

@@ -60,7 +60,6 @@ def run(module, variables, arrays, *, train):
   """Our output, gradient of its product with the probe, and new statistics."""
   constants = {k: v for k, v in variables.items() if k != 'params'}
 
-  @jax.jit
   def loss(params):
     given = {'params': params, **constants}
     x = jnp.asarray(arrays['x'])
@@ -68,7 +67,7 @@ def run(module, variables, arrays, *, train):
     out = output(returned)
     return (out * jnp.asarray(arrays['probe'])).sum(), (out, new)
 
-  gradient, (out, new) = jax.grad(loss, has_aux=True)(variables.get('params', {}))
+  gradient, (out, new) = jax.jit(jax.grad(loss, has_aux=True))(variables.get('params', {}))
   return out, gradient, new
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jattn.attention import SelfAttention, create_attention
 from jattn.ops import attend
+from tests.proof import initial
 
 # Every size differs, and N = 77 is no other product of these.
 B, H, W, C = 2, 7, 11, 24
@@ -42,7 +43,7 @@ def train_step(module, variables, *, read):
 def test_linear_attention_forms_its_map_only_when_it_is_read(name):
   module = create_attention(name, **LINEAR[name])
   x = jnp.asarray(np.random.default_rng(0).normal(size=(B, H, W, C)), jnp.float32)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   square = re.compile(rf'\[[\d,]*{N},{N}\]')
   texts = {
     read: compiled(train_step(module, variables, read=read), variables['params'], x).as_text()
@@ -56,7 +57,7 @@ def test_self_attention_with_an_unread_map_is_attention_without_maps():
   """The same number of operations as the pure function, which has no map to give."""
   module = SelfAttention(num_heads=3)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(B, H, W, C)), jnp.float32)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
 
   def plain(params, x):
     def loss(params):

@@ -143,9 +143,9 @@ def _images_at_a_time(
 ) -> int:
   """How many images are taken at a time, a divisor of B; 0 where all is left to lax.
 
-  Here, in ``_value_by_products`` and in ``_kernel_form`` is all that was measured: the layers of the
-  seed classifier and of ResNet-20 at batch 128, some of ResNet-50 and the first layers of ConvNeXt
-  and ViT at batch 32, on two cores with AVX2 or AVX-512.
+  Here, in ``_value_by_products`` and in ``_kernel_form`` is all that was measured: the layers of
+  the seed classifier and of ResNet-20 at batch 128, some of ResNet-50 and the first layers of
+  ConvNeXt and ViT at batch 32, on two cores with AVX2 or AVX-512.
   """
   if jax.default_backend() != 'cpu' or jax.device_count() > 1:
     return 0  # a loop over images would gather the batch of all devices on each

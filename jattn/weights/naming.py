@@ -167,7 +167,7 @@ def _fitted(
     raise WeightsError(f'{name!r} gives {value.shape} where {path} is {leaf.shape}')
   try:
     with np.errstate(over='raise', under='ignore', invalid='ignore'):
-      return jnp.asarray(value.astype(leaf.dtype))
+      return jax.device_put(value.astype(leaf.dtype))
   except FloatingPointError:
     raise WeightsError(f'{name!r} holds numbers beyond the range of {leaf.dtype}') from None
 

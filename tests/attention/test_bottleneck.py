@@ -7,7 +7,7 @@ import pytest
 
 from jattn.attention import BottleneckAttention
 from tests.local_oracles import attend, hold, pairs, project, run
-from tests.proof import draw, variables_of
+from tests.proof import draw, initial, variables_of
 
 
 def oracle(module):
@@ -40,7 +40,7 @@ def test_equals_the_formula(settings):
 def test_tables_start_with_the_deviation_of_a_head():
   module = BottleneckAttention(num_heads=2)
   x = jnp.zeros((1, 40, 30, 32))
-  params = jax.jit(lambda: module.init(jax.random.key(0), x[:, :4, :3], train=False))()['params']
+  params = initial(module, x[:, :4, :3])['params']
   assert (params['rows'].shape, params['columns'].shape) == ((7, 16), (5, 16))
   assert 0.2 < np.asarray(params['rows']).std() < 0.3  # 16 ** -0.5
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jattn.attention import DifferentialAttention
-from tests.proof import draw, prove, variables_of
+from tests.proof import draw, initial, prove, variables_of
 
 
 def softmax(scores):
@@ -81,4 +81,4 @@ def test_vectors_of_lambda_start_small_and_alike_in_any_initialization():
 def test_heads_must_divide_half_of_the_channels():
   module = DifferentialAttention(num_heads=2)
   with pytest.raises(ValueError, match=r'twice self.num_heads=2 must divide C=6'):
-    module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)), train=False)
+    initial(module, jnp.zeros((1, 2, 2, 6)))

@@ -8,7 +8,7 @@ import pytest
 from jattn.attention import GatherExcite, SqueezeExcite
 from jattn.weights import to_timm
 from tests.layer_oracles import batch_norm, convolve, sigmoid
-from tests.proof import draw, prove, variables_of
+from tests.proof import draw, initial, prove, variables_of
 
 
 def averaged(x, extent):
@@ -94,7 +94,7 @@ def test_extent_0_with_the_bottleneck_alone_is_squeeze_excite():
 
 def test_a_kernel_of_equal_numbers_stays_an_average_at_another_size():
   module, small, large = GatherExcite(extra_params=True), draw((2, 3, 5, 4)), draw((2, 6, 8, 4))
-  variables = module.init(jax.random.key(0), small, train=False)
+  variables = initial(module, small)
   variables['params']['gather'] = jnp.full((3, 5, 1, 4), 1 / 15)
   got = module.apply(variables, large, train=False).maps['gate'].weights[:, 0, 0]
   mean = np.asarray(large).mean((1, 2))
@@ -103,7 +103,7 @@ def test_a_kernel_of_equal_numbers_stays_an_average_at_another_size():
 
 def test_a_kernel_is_interpolated_linearly_at_another_size():
   module, small, large = GatherExcite(extra_params=True), jnp.ones((1, 1, 3, 1)), draw((1, 1, 5, 1))
-  variables = module.init(jax.random.key(0), small, train=False)
+  variables = initial(module, small)
   variables['params']['gather'] = jnp.array([1.0, 4.0, 7.0]).reshape(1, 3, 1, 1)
   got = module.apply(variables, large, train=False).maps['gate'].weights[0, 0, 0, 0]
   # Five samples of the line through (1/6, 1), (3/6, 4), (5/6, 7), flat beyond its ends; the sum of
@@ -124,7 +124,7 @@ def test_hidden_widths(channels, hidden):
 def test_names_and_shapes_there():
   x = jnp.zeros((2, 3, 5, 16))
   module = GatherExcite(extra_params=True, use_mlp=True)
-  stored = to_timm(module, module.init(jax.random.key(0), x, train=False))
+  stored = to_timm(module, initial(module, x))
   assert stored['gather.conv1.weight'].shape == (16, 1, 3, 5)
   assert stored['gather.norm1.running_var'].shape == (16,)
   assert stored['mlp.fc1.weight'].shape == (1, 16, 1, 1)

@@ -7,7 +7,7 @@ import pytest
 
 from jattn.attention import GlobalContext
 from tests.layer_oracles import sigmoid
-from tests.proof import draw, prove, variables_of
+from tests.proof import draw, initial, prove, variables_of
 
 
 def oracle(fuse, epsilon):
@@ -67,7 +67,7 @@ def test_adding_starts_with_a_zero_kernel_and_multiplying_does_not(initializatio
   kernels = {}
   for fuse in ('add', 'multiply'):
     module = GlobalContext(fuse, initialization=initialization)
-    params = module.init(jax.random.key(0), x, train=False)['params']
+    params = initial(module, x)['params']
     kernels[fuse] = params[f'{fuse}_expand']['kernel']
     if fuse == 'add' and initialization != 'torch':
       got = module.apply({'params': params}, x, train=False).features
@@ -78,7 +78,7 @@ def test_adding_starts_with_a_zero_kernel_and_multiplying_does_not(initializatio
 
 def test_the_scores_start_as_the_authors_do():
   module, x = GlobalContext(initialization='paper'), jnp.zeros((1, 2, 2, 5000))
-  kernel = module.init(jax.random.key(0), x, train=False)['params']['score']['kernel']
+  kernel = initial(module, x)['params']['score']['kernel']
   np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / 5000), rtol=0.05)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jattn.attention import LargeKernel
 from tests.layer_oracles import convolve
-from tests.proof import draw, prove, variables_of
+from tests.proof import draw, initial, prove, variables_of
 
 
 def oracle(dilation):
@@ -36,7 +36,7 @@ def test_sides_of_the_two_kernels(settings, sides):
   module = LargeKernel(**settings)
   if sides is None:
     with pytest.raises(ValueError, match=r'kernel_size=7 over .*dilation=2.* must be odd, not 4'):
-      module.init(jax.random.key(0), draw(), train=False)
+      initial(module, draw())
     return
   params = jax.eval_shape(lambda: module.init(jax.random.key(0), draw(), train=False))['params']
   assert (params['local']['kernel'].shape, params['wide']['kernel'].shape) == (

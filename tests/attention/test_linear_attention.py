@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jattn.attention import LinearAttention
-from tests.proof import draw, flat, prove, variables_of
+from tests.proof import draw, flat, initial, prove, variables_of
 
 
 def oracle(num_heads):
@@ -90,4 +90,4 @@ def test_a_constant_feature_is_plain_averaging():
 def test_heads_must_divide_widths(width):
   module = LinearAttention(**{'num_heads': 3, width: 4})
   with pytest.raises(ValueError, match=f'num_heads=3 must divide {width}=4'):
-    module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)), train=False)
+    initial(module, jnp.zeros((1, 2, 2, 6)))

@@ -7,7 +7,7 @@ import pytest
 
 from jattn.attention import NonLocal
 from tests.layer_oracles import batch_norm
-from tests.proof import draw, prove
+from tests.proof import draw, initial, prove
 
 
 def oracle(kind, scale=1.0):
@@ -69,7 +69,7 @@ def test_hidden_widths():
 @pytest.mark.parametrize('kind', ['embedded_gaussian', 'concatenation'])
 def test_starts_as_the_identity_with_a_gradient_in_the_norm_only(kind):
   module, x = NonLocal(kind, initialization='paper'), draw()
-  variables = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()
+  variables = initial(module, x)
 
   @jax.jit
   def train(params):

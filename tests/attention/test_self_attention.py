@@ -7,6 +7,7 @@ import pytest
 
 from jattn.attention import Residual, SelfAttention, create_attention
 from tests import oracles
+from tests.proof import initial
 
 
 def attended_by_loop(module, params, x):
@@ -35,7 +36,7 @@ def test_equals_the_loop(rng, settings, dtype, tolerance):
   module = SelfAttention(**settings)
   with jax.enable_x64(dtype == 'float64'):
     x = jnp.asarray(0.5 * rng.normal(size=(2, 3, 5, 12)), dtype)
-    variables = module.init(jax.random.key(0), x, train=False)
+    variables = initial(module, x)
     variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
     out = module.apply(variables, x, train=False).features
     assert out.dtype == dtype
@@ -46,14 +47,14 @@ def test_equals_the_loop(rng, settings, dtype, tolerance):
 
 def test_parameters_of_the_seed():
   module = SelfAttention(qk_features=32, v_features=256)
-  variables = module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 256)), train=False)
+  variables = initial(module, jnp.zeros((1, 2, 2, 256)))
   assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 2 * 8224 + 65792
 
 
 def test_permuting_positions_permutes_the_output(rng):
   module = SelfAttention(num_heads=2)
   x = jnp.asarray(rng.normal(size=(1, 1, 6, 4)), jnp.float32)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   turned = rng.permutation(6)
   out = module.apply(variables, x, train=False).features
   np.testing.assert_allclose(
@@ -82,13 +83,13 @@ def test_a_position_that_nobody_attends_cannot_move_the_others(rng):
 def test_heads_must_divide_widths():
   module = SelfAttention(num_heads=3, qk_features=4)
   with pytest.raises(ValueError, match='num_heads=3 must divide qk_features=4'):
-    module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)), train=False)
+    initial(module, jnp.zeros((1, 2, 2, 6)))
 
 
 def test_residual_starts_as_the_exact_identity_and_passes_gradient_to_gamma(rng):
   module = Residual(create_attention('self_attention', num_heads=2))
   x = jnp.asarray(rng.normal(size=(2, 3, 5, 4)), jnp.float32)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   attended = module.apply(variables, x, train=False)
   np.testing.assert_array_equal(attended.features, x)
   assert attended.maps['weights'].weights.shape == (2, 2, 15, 15)
@@ -99,7 +100,7 @@ def test_residual_starts_as_the_exact_identity_and_passes_gradient_to_gamma(rng)
 def test_residual_refuses_a_mechanism_that_changes_the_shape():
   module = Residual(SelfAttention(v_features=3))
   with pytest.raises(ValueError, match='keeps the shape'):
-    module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)), train=False)
+    initial(module, jnp.zeros((1, 2, 2, 4)))
 
 
 def test_an_unknown_name_suggests_the_nearest():

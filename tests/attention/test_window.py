@@ -9,7 +9,7 @@ from jattn.attention import WindowAttention
 from jattn.ops import attend, relative_index
 from tests.local_oracles import attend as attend_by_loop
 from tests.local_oracles import hold, pairs, project, run
-from tests.proof import draw, variables_of
+from tests.proof import draw, initial, variables_of
 
 
 def oracle(module):
@@ -68,7 +68,7 @@ def test_the_corners_of_the_grid_share_a_window_and_see_themselves_alone():
 @pytest.mark.parametrize(('variant', 'name'), [('swin', 'bias'), ('tf', 'bias_tf')])
 def test_the_table_starts_small(variant, name):
   module = WindowAttention(num_heads=4, window_size=9, variant=variant)
-  variables = module.init(jax.random.key(0), draw((1, 2, 2, 4)), train=False)
+  variables = initial(module, draw((1, 2, 2, 4)))
   assert np.std(variables['params'][f'relative_{name}']) == pytest.approx(0.02, rel=0.1)
 
 

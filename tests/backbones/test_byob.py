@@ -10,7 +10,7 @@ from jattn.attention import BottleneckAttention, HaloAttention, SelfAttention, S
 from jattn.backbones import ByobNet, HybridBottleneck
 from tests.attention import test_bottleneck, test_halo
 from tests.layer_oracles import batch_norm, convolve, sigmoid
-from tests.proof import flat, prove, variables_of
+from tests.proof import flat, initial, prove, variables_of
 
 
 def act(x, name):
@@ -195,7 +195,7 @@ def test_bfloat16_is_computed_in_and_maps_are_float32():
 def test_where_a_block_starts():
   module = HybridBottleneck(128, 32, group_size=4, zero_last=True)
   x = jnp.ones((1, 2, 2, 8))
-  layers = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()['params']
+  layers = initial(module, x)['params']
   assert not layers['norm_2']['scale'].any()
   # Variance 2 / fan_out, and of a convolution in groups the outputs of one of them count.
   for name, fan_out in (('conv_0', 32), ('conv_1', 9 * 4), ('conv_2', 128)):

@@ -11,7 +11,7 @@ from jattn.attention import SelfAttention, SqueezeExcite
 from jattn.backbones import ConvNeXt, ConvNeXtBlock
 from jattn.weights import from_timm, to_timm
 from tests.layer_oracles import convolve, gelu, layer_norm
-from tests.proof import flat, prove, variables_of
+from tests.proof import flat, initial, prove, variables_of
 
 NARROW = {'depths': (1, 2), 'widths': (4, 6)}
 IMAGES = (2, 11, 17, 3)
@@ -143,9 +143,8 @@ def test_names_in_timm_are_a_bijection_onto_the_leaves():
 def test_every_layer_starts_as_timms():
   model = narrow(depths=(1, 1), widths=(32, 48))
 
-  @jax.jit
   def started():
-    made = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)['params']
+    made = initial(model, jnp.zeros((1, 8, 8, 3)))['params']
     backbone, block = made['backbone'], made['backbone']['stage_0_block_0']
     layers = (backbone['stem'], backbone['downsample_1'], block['depthwise'], block['expand'])
     return (*layers, made['head']['logits']), block['scale']['gamma']

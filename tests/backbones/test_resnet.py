@@ -10,7 +10,7 @@ from jattn.attention import SelectiveKernel, SelfAttention, SplitAttention, Sque
 from jattn.backbones import ResidualBlock, ResNet
 from tests.attention import test_selective_kernel, test_split_attention
 from tests.layer_oracles import batch_norm, convolve, group_norm, sigmoid
-from tests.proof import flat, prove, variables_of
+from tests.proof import flat, initial, prove, variables_of
 
 
 def windows(x, side, stride):
@@ -213,7 +213,7 @@ def test_where_a_network_starts():
 
   @jax.jit
   def start():
-    params = model.init(jax.random.key(0), images, train=False)['params']
+    params = initial(model, images)['params']
     return params['backbone']['stage_0_block_0'], params['head']['logits']['kernel']
 
   block, head = start()

@@ -9,7 +9,7 @@ import jattn
 from jattn.attention import SelfAttention, SqueezeExcite
 from jattn.backbones import ResidualBlock, ResNetCifar
 from tests.layer_oracles import batch_norm, convolve, group_norm
-from tests.proof import flat, prove, variables_of
+from tests.proof import flat, initial, prove, variables_of
 
 
 def normed(p, name, x, train, kind):
@@ -88,7 +88,7 @@ def test_maps_come_back_under_the_path_of_their_block():
 def test_zero_last_starts_as_the_shortcut():
   module = ResidualBlock(12, zero_last=True)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 12)), jnp.float32)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   out = module.apply(variables, x, train=False).features
   np.testing.assert_array_equal(out, np.maximum(x, 0))
 
@@ -98,7 +98,7 @@ def test_settings_of_the_network_are_those_of_its_blocks():
   module = ResNetCifar(
     8, (8, 8, 16), norm='group', shortcut='projection', zero_last=True, initialization='torch'
   )
-  variables = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()
+  variables = initial(module, x)
   assert set(variables) == {'params'}
   layers = variables['params']
   assert not layers['stage_1_block_0']['norm_1']['scale'].any()

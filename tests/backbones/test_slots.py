@@ -8,6 +8,7 @@ import pytest
 from jattn.attention import Residual, SqueezeExcite
 from jattn.backbones import ResNetCifar
 from jattn.layers import DropPath, activation
+from tests.proof import initial
 
 SETTINGS = {'depth': 8, 'widths': (4, 6, 8)}
 
@@ -27,7 +28,7 @@ def test_an_inserted_block_stands_after_its_place(images, variables):
     return Residual(SqueezeExcite(reduction=2))
 
   module = ResNetCifar(**SETTINGS, inserts=(('stage_1/block_0', make), ('stage_2', make)))
-  new = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
+  new = initial(module, images)
   added = set(new['params']) - set(variables['params'])
   assert added == {'insert_stage_1_block_0', 'insert_stage_2'}
   # With a gamma that is not zero what stands after the place moves, and nothing before it does.

@@ -14,7 +14,7 @@ from jattn.backbones import ViT, ViTBlock
 from jattn.weights import from_timm, to_timm
 from tests.layer_oracles import gelu, layer_norm, softmax
 from tests.ops.test_resize import resize_axis
-from tests.proof import flat, prove, variables_of
+from tests.proof import flat, initial, prove, variables_of
 
 NARROW = {'patch_size': 4, 'width': 12, 'depth': 2, 'num_heads': 3}
 IMAGES = (2, 12, 8, 3)
@@ -220,9 +220,8 @@ def test_training_drops_whole_branches_and_remat_changes_nothing(rng):
 def test_every_layer_starts_as_timms():
   model = narrow(width=96, depth=1, init_values=0.3)
 
-  @jax.jit
   def started():
-    made = model.init(jax.random.key(0), jnp.zeros((1, 24, 24, 3)), train=False)['params']
+    made = initial(model, jnp.zeros((1, 24, 24, 3)))['params']
     backbone, block = made['backbone'], made['backbone']['stage_0_block_0']
     linear = (block['attention']['query'], block['attention']['out'], block['reduce'])
     tables = [backbone[name] for name in ('positions', 'class_position', 'class_token')]

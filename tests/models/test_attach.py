@@ -10,6 +10,7 @@ from jattn import Classifier
 from jattn.backbones import ResNetCifar
 from jattn.models import Head
 from jattn.pooling import Average
+from tests.proof import initial
 
 # Law 10 holds the identity of every mechanism's residual; here one of each kind goes in: with a
 # gate, positions and their table, blocks, running statistics, and a residual of its own inside.
@@ -23,7 +24,7 @@ def trained():
   """A network away from where it starts, images, and its logits."""
   model = Classifier(ResNetCifar(8, (8, 8, 16)), pool=Average(), head=Head(5))
   images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
-  variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+  variables = initial(model, images)
   move = np.random.default_rng(1)
   variables = jax.tree.map(lambda leaf: leaf + 0.1 * move.random(leaf.shape), variables)
   apply = jax.jit(lambda v, x: model.apply(v, x, train=False))

@@ -8,6 +8,7 @@ import pytest
 
 import jattn
 from jattn import models
+from tests.proof import initial
 
 
 def test_every_name_has_its_facts():
@@ -58,7 +59,7 @@ def test_names_are_found_by_pattern_and_mistakes_by_likeness():
 def test_stages_come_back_finest_first():
   model = jattn.create_model('resnet20', num_classes=5, widths=(4, 6, 8))
   images = jnp.ones((2, 16, 16, 3))
-  variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+  variables = initial(model, images)
   stages = jax.eval_shape(lambda v, x: models.features(model, v, x), variables, images)
   assert [s.shape for s in stages] == [(2, 16, 16, 4), (2, 8, 8, 6), (2, 4, 4, 8)]
   with pytest.raises(ValueError, match='must have 3 channels'):

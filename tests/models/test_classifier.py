@@ -12,6 +12,7 @@ from jattn.backbones import ConvStack
 from jattn.models import Classifier, Head
 from jattn.pooling import Average, Flatten
 from tests import oracles
+from tests.proof import initial
 
 MAPS = {
   'resnet20': {},
@@ -41,11 +42,10 @@ def test_the_seed_classifier_equals_the_formula(rng, dtype, tolerance):
   with jax.enable_x64(dtype == 'float64'):
     model = models.seed_classifier(5, image_size=16, widths=(3, 4, 8), hidden=6)
     x = jnp.asarray(0.5 * rng.normal(size=(1, 16, 16, 3)), dtype)
-    variables = model.init(jax.random.key(0), x, train=False)
     variables = jax.tree.map(
-      lambda p: (p + 0.05 * rng.normal(size=p.shape)).astype(dtype), variables
+      lambda p: (np.asarray(p) + 0.05 * rng.normal(size=p.shape)).astype(dtype), initial(model, x)
     )
-    logits = model.apply(variables, x, train=False).logits
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False).logits)(variables, x)
     params = variables['params']
     features = np.asarray(x[0], np.float64)
     for stage in range(3):
@@ -67,7 +67,7 @@ def test_the_seed_classifier_equals_the_formula(rng, dtype, tolerance):
 def test_dropout_works_in_training_only():
   model = models.seed_classifier(5, image_size=16, widths=(4, 4, 8), hidden=64)
   x = jnp.ones((2, 16, 16, 3))
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = initial(model, x)
 
   def logits(seed):
     return model.apply(variables, x, train=True, rngs={'dropout': jax.random.key(seed)}).logits
@@ -80,7 +80,7 @@ def test_dropout_works_in_training_only():
 
 def test_dropout_drops_half_and_keeps_the_mean():
   head = Head(2, (4000,), dropout=0.5)
-  variables = head.init(jax.random.key(0), jnp.ones((1, 3)), train=False)
+  variables = initial(head, jnp.ones((1, 3)))
   params = jax.tree.map(jnp.zeros_like, variables['params'])
   params['hidden_0']['bias'] = jnp.ones(4000)
   params['logits']['kernel'] = jnp.ones((4000, 2)) / 4000
@@ -100,7 +100,7 @@ def test_maps_of_several_mechanisms_have_paths_of_their_own(rng):
     head=Head(3),
   )
   x = jnp.asarray(rng.normal(size=(1, 6, 6, 3)), jnp.float32)
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = initial(model, x)
   maps = model.apply(variables, x, train=False).maps
   assert {p: m.weights.shape for p, m in maps.items()} == {
     'attention_0/weights': (1, 1, 9, 9),
@@ -112,7 +112,7 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32(rng):
   x = jnp.asarray(rng.normal(size=(2, 16, 16, 3)), jnp.float32)
   full = models.seed_classifier(5, image_size=16, widths=(4, 8, 16), hidden=12)
   half = models.seed_classifier(5, image_size=16, widths=(4, 8, 16), hidden=12, dtype=jnp.bfloat16)
-  variables = full.init(jax.random.key(0), x, train=False)
+  variables = initial(full, x)
   prediction = half.apply(variables, x, train=False)
   assert prediction.logits.dtype == jnp.float32
   assert prediction.maps['attention_0/weights'].weights.dtype == jnp.float32
@@ -124,7 +124,7 @@ def compiled_text(read_maps: bool) -> str:
   """HLO of a model whose attention is the last thing before the average."""
   x = jnp.zeros((2, 22, 22, 3))
   model = Classifier(ConvStack((7,)), Average(), Head(3), attention=(SelfAttention(num_heads=7),))
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = initial(model, x)
 
   def run(v, x):
     prediction = model.apply(v, x, train=False)
@@ -172,4 +172,4 @@ def test_bad_models_are_named():
     jattn.create_model('resnet20', num_classes=10, attention=attention)
   small = Classifier(ConvStack((4, 4, 4)), Flatten(), Head(3))
   with pytest.raises(ValueError, match='at least 8x8, got 4x4'):
-    small.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False)
+    initial(small, jnp.zeros((1, 4, 4, 3)))

@@ -7,7 +7,7 @@ import pytest
 
 from jattn.ops import global_average, global_max
 from jattn.pooling import AverageMax, GeneralisedMean, LogSumExp
-from tests.proof import draw, prove
+from tests.proof import draw, initial, prove
 
 
 def average_max(p, x, train):
@@ -79,7 +79,7 @@ def test_the_log_sum_exp_lies_between_the_average_and_the_maximum():
 )
 def test_masked_positions_are_as_if_absent(module):
   x = draw()
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   mask = jnp.ones((2, 3, 5), bool).at[:, 2].set(False).at[:, :, 4].set(False)
   got = module.apply(variables, x, train=False, mask=mask).vector
   np.testing.assert_allclose(
@@ -105,4 +105,4 @@ def test_masked_positions_are_as_if_absent(module):
 )
 def test_bad_settings_are_refused(module, message):
   with pytest.raises(ValueError, match=message):
-    module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)), train=False)
+    initial(module, jnp.zeros((1, 2, 2, 3)))

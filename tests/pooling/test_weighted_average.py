@@ -8,13 +8,14 @@ import pytest
 from jattn.ops import global_average
 from jattn.pooling import AttentionAggregate, Average, Max, WeightedAverage, create_pooling
 from tests import oracles
+from tests.proof import initial
 
 KINDS = ['linear', 'tanh', 'gated']
 
 
 def make(rng, module, dtype='float32'):
   x = jnp.asarray(rng.normal(size=(2, 3, 5, 4)), dtype)
-  variables = module.init(jax.random.key(0), x, train=False)
+  variables = initial(module, x)
   moved = jax.tree.map(lambda p: (p + 0.2 * rng.normal(size=p.shape)).astype(dtype), variables)
   return x, moved
 

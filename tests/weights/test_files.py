@@ -12,6 +12,7 @@ from jattn.layouts import prefixed
 from jattn.models import resnet_cifar, seed_classifier
 from jattn.weights import WeightsError, load_weights, save_weights, to_timm
 from jattn.weights.naming import give, naming_by
+from tests.proof import initial
 from tests.weights import small
 
 MODEL = small.model()
@@ -201,7 +202,7 @@ def _npz(variables, prefix):
 def test_positions_under_our_names_may_be_of_another_grid(tmp_path):
   model = jattn.create_model('cct_2_3x2_32', num_classes=3, depth=1, width=8, stem=(8,))
   small, large = (jnp.ones((1, side, side, 3)) for side in (32, 48))
-  variables = jax.jit(lambda: model.init(jax.random.key(0), small, train=False))()
+  variables = initial(model, small)
   jattn.save_weights(tmp_path / 'x', model, variables)
   again = jattn.load_weights(tmp_path / 'x', model, image_size=48)
   table = again['params']['backbone']['positions']

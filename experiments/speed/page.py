@@ -24,9 +24,13 @@ where smaller is better.
 Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. Freed memory is kept
 for the next step (`experiments.memory`), PyTorch's too. "No" is an answer too.
 
+C1, C2, C3 and C5 were run three times, as the machine's speed varied; the last line of each is that
+of the median ratio. C1 was 1.10, 1.17 and 1.28, C2 0.65, 0.70 and 0.72, C3 0.60, 0.64 and 0.66, C5
+0.54, 0.61 and 0.63.
+
 In bfloat16 the CPU decides: where it has no products of bfloat16 (AVX2), C2 was 11.8 and C3 2.1
 and more in bfloat16; where it has them (AVX-512 BF16), PyTorch uses them, and jattn's convolutions,
-which compute in float32, do not.
+which compute in float32 with a quarter of the products, do not.
 
 ## CPU
 """

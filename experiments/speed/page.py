@@ -22,11 +22,8 @@ What is compared takes turns in one process, each row in its own, and `ratio` is
 Above 1 is in jattn's favour, except in C6 (second start over first) and C7 (times of importing),
 where smaller is better.
 Of PyTorch's settings (eager and compiled, both layouts) the fastest counts. Freed memory is kept
-for the next step (`experiments.memory`), PyTorch's too. "No" is an answer too.
-
-C1, C2, C3 and C5 were run three times, as the machine's speed varied; the last line of each is that
-of the median ratio. C1 was 1.10, 1.17 and 1.28, C2 0.65, 0.70 and 0.72, C3 0.60, 0.64 and 0.66, C5
-0.54, 0.61 and 0.63.
+for the next step (`experiments.memory`), PyTorch's too. "No" is an answer too. Where a row was run
+more than once of one commit, the line is that of the median ratio, and all ratios stand beside it.
 
 In bfloat16 the CPU decides: where it has no products of bfloat16 (AVX2), C2 was 11.8 and C3 2.1
 and more in bfloat16; where it has them (AVX-512 BF16), PyTorch uses them, and jattn's convolutions,
@@ -70,8 +67,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def render(results: pathlib.Path) -> str:
-  """The page; of each row the newest line."""
-  newest = {found['id']: found for found in map(json.loads, results.read_text().splitlines())}
+  """The page; of each row the newest commit's line, of several the one with the median ratio."""
+  runs: dict[str, list[dict[str, Any]]] = {}
+  for found in map(json.loads, results.read_text().splitlines()):
+    earlier = runs.get(found['id'], [])
+    same = bool(earlier) and earlier[-1].get('git') == found.get('git')
+    runs[found['id']] = [*earlier, found] if same else [found]
+  newest = {}
+  for name, lines in runs.items():
+    lines.sort(key=lambda found: found['ratio'])
+    newest[name] = lines[len(lines) // 2] | {'runs': [found['ratio'] for found in lines]}
   cpu = {name: row for name, row in rows().items() if name != 'links'}
   parts = [HEAD, *_table(cpu, newest), GPU, *_table(gpu_rows(gpu.Suite()), newest)]
   costs = [line for found in newest.values() for line in _costs(found)]
@@ -93,7 +98,9 @@ def _table(known: Mapping[str, Row], newest: Mapping[str, dict[str, Any]]) -> It
       verdict = 'yes' if row.reached(found) else 'no'
       load = '{} to {}'.format(*found['load'])
       seen = _seen(found)
-      cells = [name, row.title, f'{found["ratio"]:.3g}', row.must, verdict, seen, load]
+      ratio, ratios = (f'{found["ratio"]:.3g}', ', '.join(f'{r:.3g}' for r in found['runs']))
+      ratio += f' (of {ratios})' if len(found['runs']) > 1 else ''
+      cells = [name, row.title, ratio, row.must, verdict, seen, load]
       cells.append(found['date'])
     yield f'| {" | ".join(cells)} |\n'
   machines = sorted({_machine(found) for name, found in newest.items() if name in known})

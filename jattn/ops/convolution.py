@@ -168,7 +168,7 @@ def _images_at_a_time(
 
 
 def _all_at_once(kernel: jax.Array, strides: tuple[int, ...]) -> bool:
-  """Whether the patches of all images take no more memory than the images or the output."""
+  """Whether the patches of all images are no more numbers than the padded images or the output."""
   if math.prod(kernel.shape[:2]) <= math.prod(strides):
     return True
   return math.prod(kernel.shape[:3]) <= kernel.shape[3]

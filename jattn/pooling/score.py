@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jattn.layers import dense
+
 ScoreKind = Literal['linear', 'tanh', 'gated']
 
 
@@ -40,9 +42,10 @@ class Score(nn.Module):
     if self.kind not in ('linear', 'tanh', 'gated'):
       raise ValueError(f"{self.kind=} must be 'linear', 'tanh' or 'gated'")
     if self.kind != 'linear':
-      hidden = jnp.tanh(nn.Dense(self.hidden, dtype=self.dtype, name='content')(x))
+      hidden = jnp.tanh(dense(self.hidden, inputs=x.shape[-1], name='content', dtype=self.dtype)(x))
       if self.kind == 'gated':
-        hidden = hidden * nn.sigmoid(nn.Dense(self.hidden, dtype=self.dtype, name='gate')(x))
+        gate = dense(self.hidden, inputs=x.shape[-1], name='gate', dtype=self.dtype)
+        hidden = hidden * nn.sigmoid(gate(x))
       x = hidden
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     scores = nn.Dense(self.num_maps, use_bias=self.use_bias, name='score')(x)

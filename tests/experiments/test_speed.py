@@ -81,15 +81,16 @@ def test_what_cannot_be_measured_is_refused(arguments, message):
     speed.main(arguments)
 
 
-def test_the_page_has_the_newest_line_of_every_row(tmp_path):
+def test_the_page_has_the_median_line_of_the_newest_commit_of_every_row(tmp_path):
   facts = {'device': 'cpu', 'processor': 'P', 'cores': 2, 'versions': {'jax': '1', 'torch': '2'}}
   facts |= {'date': '2026-01-01', 'git': 'a' * 40, 'load': [0.1, 0.2], 'rounds': 20}
-  lines = [{'id': 'C1', 'ratio': ratio, **facts} for ratio in (0.5, 1.25)]
+  lines = [{'id': 'C1', 'ratio': 0.5, **facts, 'git': 'b' * 40}]
+  lines += [{'id': 'C1', 'ratio': ratio, **facts} for ratio in (1.5, 0.75, 1.25)]
   file = tmp_path / 'speed.jsonl'
   file.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   text = page.render(file)
   (row,) = (line for line in text.splitlines() if line.startswith('| C1 |'))
-  assert '1.25' in row
+  assert '| 1.25 (of 0.75, 1.25, 1.5) |' in row
   assert '| yes |' in row
   (row,) = (line for line in text.splitlines() if line.startswith('| C2 |'))
   assert 'not measured' in row

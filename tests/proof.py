@@ -21,6 +21,11 @@ def draw(shape=SHAPE, seed=0, dtype=jnp.float32):
 
 def variables_of(module, x, *, seed=1, scale=0.3):
   """Variables away from where they start, in the type of ``x``; variances stay positive."""
+  numbers = _numbers(module, x, seed=seed, scale=scale)
+  return jax.tree.map(lambda leaf: jax.device_put(leaf.astype(x.dtype)), numbers)
+
+
+def _numbers(module, x, *, seed=1, scale=0.3):
   variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
   rng = np.random.default_rng(seed)
 
@@ -30,7 +35,7 @@ def variables_of(module, x, *, seed=1, scale=0.3):
       value = 1 + value
     if path[-1].key == 'var':
       value = 0.5 + np.abs(value)
-    return jax.device_put(np.asarray(value, x.dtype))
+    return np.asarray(value)
 
   return jax.tree_util.tree_map_with_path(move, variables)
 
@@ -80,54 +85,58 @@ def prove(
   where that is above one; the gradient along a random direction of parameters and input agrees with
   a central difference to 1e-6.
   """
-  _forward(module, oracle, jnp.float32, 1e-6, shape, train, maps, scale)
-  with jax.enable_x64(True):
-    apply, variables, x = _forward(module, oracle, jnp.float64, 1e-12, shape, train, maps, scale)
-    check_gradient(apply, variables, x)
 
-
-def check_gradient(apply, variables, x, *, step=1e-5) -> None:
-  """The gradient of ``apply`` in x64 against a central difference, along one random direction."""
-  rng = np.random.default_rng(2)
-  constants = {k: v for k, v in variables.items() if k != 'params'}
-  probe = rng.normal(size=output(jax.eval_shape(apply, variables, x)).shape)
-
-  @jax.jit
-  @jax.value_and_grad
-  def loss(point):
-    params, x = point
-    return (output(apply({'params': params, **constants}, x)) * probe).sum()
-
-  # In NumPy all but the loss: every operation of its own is one more program to compile.
-  point = jax.tree.map(np.asarray, (dict(variables).get('params', {}), x))
-  direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
-  moved = [jax.tree.map(lambda a, d, s=s: a + s * d, point, direction) for s in (step, -step)]
-  difference = (loss(moved[0])[0] - loss(moved[1])[0]) / (2 * step)
-  products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), loss(point)[1], direction)
-  slope = sum(jax.tree.leaves(products))
-  np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
-
-
-def _forward(module, oracle, dtype, tolerance, shape, train, maps, scale):
-  x = draw(shape, dtype=dtype)
-  variables = variables_of(module, x, scale=scale)
-
-  @jax.jit
   def apply(variables, x):
     if train and 'batch_stats' in variables:
       return module.apply(variables, x, train=True, mutable=['batch_stats'])[0]
     return module.apply(variables, x, train=train)
 
-  returned = apply(variables, x)
-  assert output(returned).dtype == dtype
-  want = oracle(flat(variables), np.asarray(x, np.float64), train)
-  want, want_maps = want if isinstance(want, tuple) else (want, {})
-  _close(output(returned), want, tolerance)
-  if maps:
-    assert set(returned.maps) == set(want_maps)
-  for name, weights in want_maps.items():
-    _close(returned.maps[name].weights, weights, tolerance)
-  return apply, variables, x
+  def check(returned, variables, x, tolerance):
+    assert output(returned).dtype == x.dtype
+    want = oracle(flat(variables), np.asarray(x, np.float64), train)
+    want, want_maps = want if isinstance(want, tuple) else (want, {})
+    _close(output(returned), want, tolerance)
+    if maps:
+      assert set(returned.maps) == set(want_maps)
+    for name, weights in want_maps.items():
+      _close(returned.maps[name].weights, weights, tolerance)
+    return want.shape
+
+  numbers, x = _numbers(module, draw(shape), scale=scale), draw(shape)
+  variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), numbers)
+  made = check(jax.jit(apply)(variables, x), variables, x, 1e-6)
+  with jax.enable_x64(True):
+    x = draw(shape, dtype=jnp.float64)
+    # The values come out of the program of the gradient: one to compile, not two.
+    check(check_gradient(apply, numbers, x, shape=made), numbers, x, 1e-12)
+
+
+def check_gradient(apply, variables, x, *, shape, step=1e-5):
+  """The gradient of ``apply`` in x64 against a central difference, along one random direction.
+
+  ``shape`` is of the output. Returns what ``apply`` does.
+  """
+  rng = np.random.default_rng(2)
+  constants = {k: v for k, v in variables.items() if k != 'params'}
+  probe = rng.normal(size=shape)
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def loss(point):
+    params, x = point
+    returned = apply({'params': params, **constants}, x)
+    return (output(returned) * probe).sum(), returned
+
+  # In NumPy all but the loss: every operation of its own is one more program to compile.
+  point = jax.tree.map(np.asarray, (dict(variables).get('params', {}), x))
+  direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
+  moved = [jax.tree.map(lambda a, d, s=s: a + s * d, point, direction) for s in (step, -step)]
+  difference = (loss(moved[0])[0][0] - loss(moved[1])[0][0]) / (2 * step)
+  (_, returned), gradient = loss(point)
+  products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), gradient, direction)
+  slope = sum(jax.tree.leaves(products))
+  np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
+  return returned
 
 
 def _close(got, want, tolerance):

@@ -155,8 +155,9 @@ RESIDUAL_ROWS = [r for r in MECHANISM_ROWS if r.shape == (B, H, W, C) and r.name
 @pytest.mark.parametrize('row', RESIDUAL_ROWS, ids=lambda row: row.name)
 def test_10_a_residual_around_it_starts_as_the_exact_identity(row):
   module = Residual(row.make())
-  started = jax.jit(lambda x: module.init_with_output(jax.random.key(0), x, train=False)[0])
-  np.testing.assert_array_equal(started(draw(4)).features, draw(4))
+  variables = initial(module, draw(4))
+  started = jax.jit(lambda x: module.apply(variables, x, train=False).features)
+  np.testing.assert_array_equal(started(draw(4)), draw(4))
 
 
 @every_row

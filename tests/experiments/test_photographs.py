@@ -62,22 +62,19 @@ SETTINGS = (
 @pytest.fixture(scope='module', autouse=True)
 def _small_and_compiled_once(tmp_path_factory):
   """A named model with three blocks, on two devices; what is compiled twice is kept on disk."""
-  before = {
-    'jax_compilation_cache_dir': jax.config.jax_compilation_cache_dir,
-    'jax_persistent_cache_min_compile_time_secs': (
-      jax.config.jax_persistent_cache_min_compile_time_secs
-    ),
-  }
   kept = {
+    'jax_enable_compilation_cache': True,
     'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
     'jax_persistent_cache_min_compile_time_secs': 0.0,
   }
+  before = {name: getattr(jax.config, name) for name in kept}
   small = functools.partial(jattn.models.resnet_cifar, depth=8, widths=(4, 8, 8))
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(jattn.models.MODELS, 'resnet8', small)
     patch.setattr('experiments.setup.devices', lambda: jax.devices()[:2])
     for name, value in kept.items():
       jax.config.update(name, value)
+    compilation_cache.reset_cache()  # which looks at these settings once
     yield
     for name, value in before.items():
       jax.config.update(name, value)

@@ -315,7 +315,8 @@ class LayerScale(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., C] -> [..., C]."""
     gamma = self.param('gamma', nn.initializers.constant(self.start), (x.shape[-1],))
-    return x * gamma.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    # In the type of gamma, so that its gradient, a sum over all positions, is not one of bfloat16.
+    return (x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:

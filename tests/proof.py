@@ -139,6 +139,29 @@ def check_gradient(apply, variables, x, *, shape, step=1e-5):
   return returned
 
 
+def sums_in_half(fn, *args) -> list[tuple[int, tuple[int, ...]]]:
+  """How many numbers of 16 bits the program of ``fn`` adds up to one, and the shape they are in.
+
+  On CPU each partial sum of such is rounded: 256 ones and one more are 256. Products of matrices
+  are not among them: those are summed in float32.
+  """
+  found = []
+  for step in _steps(jax.make_jaxpr(fn)(*args).jaxpr):
+    if step.primitive.name in ('reduce_sum', 'cumsum', 'cumlogsumexp'):
+      before, after = step.invars[0].aval, step.outvars[0].aval
+      count = before.size if step.primitive.name != 'reduce_sum' else before.size // after.size
+      if before.dtype.itemsize == 2 and count > 1:
+        found.append((count, before.shape))
+  return found
+
+
+def _steps(jaxpr):
+  for step in jaxpr.eqns:
+    yield step
+    for inner in jax.extend.core.jaxprs_in_params(step.params):
+      yield from _steps(inner)
+
+
 def _close(got, want, tolerance):
   assert got.shape == want.shape, (got.shape, want.shape)
   np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max()))

@@ -13,7 +13,7 @@ import scipy.stats
 from jattn.attention import Residual
 from jattn.types import Pooled
 from tests.laws import MECHANISM_ROWS, NAMES, POOLING_ROWS, B, C, H, Row, W, check_kind
-from tests.proof import initial
+from tests.proof import initial, sums_in_half
 
 ROWS = MECHANISM_ROWS + POOLING_ROWS
 IDS = [f'{row.name}-{index}' for index, row in enumerate(ROWS)]
@@ -88,6 +88,16 @@ def test_4_bfloat16_features_float32_maps_all_finite(row, factor):
     if factor == 1 and attention_map.weights.size > 1:
       weights = np.asarray(attention_map.weights)
       assert np.any(weights != weights.astype(jnp.bfloat16)), 'made in bfloat16'
+
+
+@every_row
+def test_4_no_gradient_is_a_sum_in_bfloat16(row):
+  index = ROWS.index(row)
+  variables, x = variables_of(index), draw(dtype=jnp.bfloat16)
+  total = jax.grad(
+    lambda v, x: _output(compiled(index, jnp.bfloat16)(v, x)).astype(jnp.float32).sum(), (0, 1)
+  )
+  assert sums_in_half(total, variables, x) == []
 
 
 @every_row

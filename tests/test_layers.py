@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jattn.layers import batch_norm, conv, dense
+from jattn.layers import LayerScale, batch_norm, conv, dense
 
 POSITIONS = 1001  # bfloat16 has no such number
 
@@ -26,6 +26,14 @@ def test_the_gradient_by_a_bias_is_summed_in_float32(kind):
   layer, variables, x = made(kind)
   total = jax.jit(jax.grad(lambda v: jnp.sum(layer.apply(v, x), dtype=jnp.float32)))
   assert total(variables)['params']['bias'].tolist() == [POSITIONS] * 3
+
+
+def test_the_gradient_by_a_layer_scale_is_summed_in_float32():
+  x = jnp.ones((1, 7, 143, 3), jnp.bfloat16)
+  layer, variables = LayerScale(), {'params': {'gamma': jnp.full(3, 0.5, jnp.float32)}}
+  assert layer.apply(variables, x).dtype == jnp.bfloat16
+  total = jax.jit(jax.grad(lambda v: jnp.sum(layer.apply(v, x), dtype=jnp.float32)))
+  assert total(variables)['params']['gamma'].tolist() == [POSITIONS] * 3
 
 
 def test_a_sum_of_products_and_its_bias_are_rounded_together():

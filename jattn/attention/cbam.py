@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, gate, round_channels
+from jattn.ops import Init, accumulation_dtype, gate, global_max, round_channels
 from jattn.types import Attended, AttentionMap
 
 
@@ -85,7 +85,7 @@ class Cbam(nn.Module):
     reduce = dense(hidden, inputs=channels, name='reduce', **layer)
     expand = dense(channels, inputs=hidden, name='expand', **layer)
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x)).astype(x.dtype)
-    top = jnp.max(x, axis=(1, 2), keepdims=True)
+    top = global_max(x)[:, None, None]
     logits = expand(nn.relu(reduce(mean))) + expand(nn.relu(reduce(top)))
     return nn.sigmoid(logits.astype(accumulation_dtype(logits)))
 

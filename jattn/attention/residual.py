@@ -35,5 +35,5 @@ class Residual(nn.Module):
         f'made {attended.features.shape} of {x.shape}'
       )
     gamma = self.param('gamma', nn.initializers.zeros_init(), (x.shape[-1],))
-    scaled = attended.features * gamma.astype(attended.features.dtype).reshape(1, 1, 1, -1)
+    scaled = attended.features * gamma.reshape(1, 1, 1, -1)  # as LayerScale
     return attended.replace(features=x + scaled.astype(x.dtype))

@@ -58,8 +58,11 @@ class TripletAttention(nn.Module):
 
   def _branch(self, name: str, pictures: jax.Array, *, train: bool) -> jax.Array:
     """[B, rows, columns, left out] -> [B, rows, columns, 1]."""
-    top = jnp.max(pictures, axis=-1, keepdims=True)
-    mean = jnp.mean(pictures, axis=-1, keepdims=True, dtype=accumulation_dtype(pictures))
+    wide = pictures.astype(
+      accumulation_dtype(pictures)
+    )  # of which as many may be equal as there are
+    top = jnp.max(wide, axis=-1, keepdims=True).astype(pictures.dtype)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
     logits = conv(
       1,
       (self.kernel_size, self.kernel_size),

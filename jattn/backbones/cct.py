@@ -171,7 +171,7 @@ class CCT(nn.Module):
     check_inserts(self.inserts, places((self.depth,)))
     x = self._tokens(images)
     if self.positions != 'none':
-      x = x + self._positions(x.shape[1:3]).astype(x.dtype)[None]
+      x = (x + self._positions(x.shape[1:3])[None]).astype(x.dtype)
     rates = drop_path_rates(self.drop_path, (self.depth,))[0]
     blocks = (self._block(index, rate) for index, rate in enumerate(rates))
     x, maps = run_stage(self, 0, blocks, x, train=train)

@@ -138,13 +138,13 @@ class ViT(nn.Module):
       dtype=self.dtype,
     )(images)
     batch, height, width, channels = patches.shape
-    x = patches + self._positions((height, width)).astype(patches.dtype)[None]
+    x = (patches + self._positions((height, width))[None]).astype(patches.dtype)
     x = x.reshape(batch, height * width, channels)
     if self.class_token:
       token = self.param('class_token', nn.initializers.normal(1e-6), (channels,))
       if self.class_position:
         token = token + self.param('class_position', nn.initializers.normal(0.02), (channels,))
-      token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, channels))
+      token = jnp.broadcast_to(token, (batch, 1, channels)).astype(x.dtype)
       x = jnp.concatenate([token, x], axis=1)
     return x, (height, width)
 

@@ -38,6 +38,9 @@ def global_average(features: jax.Array, *, mask: jax.Array | None = None) -> jax
 def global_max(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
   """The maximum over positions, channel by channel; over the unmasked ones if a mask is given.
 
+  Its gradient is shared evenly by the positions that have it, counted in float32: of a channel that
+  is zero everywhere there are more than bfloat16 can count.
+
   Args:
     features: [B, H, W, C].
     mask: bool [B, H, W], True where a position takes part.
@@ -49,10 +52,11 @@ def global_max(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Arr
   [[3.0]]
   """
   chex.assert_rank(features, 4)
+  wide = features.astype(accumulation_dtype(features))
   if mask is None:
-    return jnp.max(features, axis=(1, 2))
+    return jnp.max(wide, axis=(1, 2)).astype(features.dtype)
   chex.assert_shape(mask, features.shape[:3])
-  kept = jnp.max(jnp.where(mask[..., None], features, -jnp.inf), axis=(1, 2))
+  kept = jnp.max(jnp.where(mask[..., None], wide, -jnp.inf), axis=(1, 2))
   return jnp.where(jnp.any(mask, axis=(1, 2))[:, None], kept, 0).astype(features.dtype)
 
 

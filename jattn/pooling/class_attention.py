@@ -73,7 +73,7 @@ class ClassAttention(nn.Module):
       return out.reshape(batch, -1, self.num_heads, channels // self.num_heads)
 
     token = self.param('token', nn.initializers.normal(0.02), (1, 1, channels))
-    token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, channels))
+    token = jnp.broadcast_to(token, (batch, 1, channels)).astype(x.dtype)
     tokens = jnp.concatenate([token, x.reshape(batch, height * width, channels)], axis=1)
     query, key = project('query', token), project('key', tokens)
     pooled = weigh(attention_weights(query, key, mask=everyone), project('value', tokens))

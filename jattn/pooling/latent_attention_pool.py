@@ -99,7 +99,7 @@ class LatentAttentionPool(nn.Module):
       return out.reshape(batch, -1, self.num_heads, channels // self.num_heads)
 
     tokens = x.reshape(batch, height * width, channels)
-    query = project('query', jnp.broadcast_to(latent.astype(x.dtype), (batch, 1, channels)))
+    query = project('query', jnp.broadcast_to(latent, (batch, 1, channels)).astype(x.dtype))
     weights = attention_weights(query, project('key', tokens), mask=mask)
     y = weigh(weights, project('value', tokens)).reshape(batch, channels)
     y = layer('out', y, channels)

@@ -9,6 +9,7 @@ import pytest
 import jattn
 from experiments import model_page
 from jattn import models, training
+from tests.proof import sums_in_half
 
 # Parameters; 10^6 multiply-accumulates, of timm's networks as torch's counter has them; how many
 # maps, and the last one: for the classes and the size of images that a name was designed for.
@@ -200,6 +201,22 @@ def test_each_kind_can_be_trained_as_large_ones_are(name):
     assert path.split('/')[0] in ('backbone', 'attention_0', 'pool'), path
     assert found.weights.dtype == jnp.float32, path
     assert found.kind in jattn.types.MAP_KINDS, path
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_no_gradient_by_a_parameter_is_a_long_sum_in_bfloat16(name):
+  """Not over the positions, nor over the images of a batch (of which there are 64)."""
+  model = jattn.create_model(name, num_classes=3, dtype=jnp.bfloat16, **FAMILIES[name])
+  _, variables = traced(model, 32, train=True)
+  params, rest = variables['params'], {k: v for k, v in variables.items() if k != 'params'}
+
+  def loss(params, rest, images):
+    given, keys = {'params': params, **rest}, {'dropout': jax.random.key(1)}
+    prediction, _ = model.apply(given, images, train=True, mutable=list(rest), rngs=keys)
+    return prediction.logits.sum()
+
+  images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
+  assert [s for s in sums_in_half(jax.grad(loss), params, rest, images) if s[0] > 16] == []
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -74,6 +74,16 @@ def test_masked_positions_take_no_part(features, rng):
   assert np.all(np.asarray(ops.global_average(features, mask=nothing)) == 0)
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_what_is_largest_at_many_positions_shares_one_gradient(masked):
+  """Such as a channel that ReLU made zero; bfloat16 cannot count to 4,096 one by one."""
+  x = jnp.zeros((1, 64, 64, 2), jnp.bfloat16)
+  mask = jnp.ones((1, 64, 64), bool) if masked else None
+  assert ops.global_max(x, mask=mask).dtype == jnp.bfloat16
+  share = jax.jit(jax.grad(lambda x: ops.global_max(x, mask=mask).astype(jnp.float32).sum()))(x)
+  assert (share == 1 / 4096).all()
+
+
 def test_flatten_keeps_rows_first_and_channels_last():
   x = jnp.arange(2 * 3 * 5 * 7.0).reshape(2, 3, 5, 7)
   assert ops.flatten(x)[1, (2 * 5 + 4) * 7 + 6] == x[1, 2, 4, 6]

@@ -43,6 +43,16 @@ def compiled(index: int, dtype=None):
   return jax.jit(lambda v, x: module.apply(v, x, train=False))
 
 
+@functools.cache
+def gradient(index: int):
+  """(variables, x) -> the gradient, along a random direction, of the output by both."""
+
+  def along(variables, x):
+    return (_output(compiled(index)(variables, x)) * draw(5, ROWS[index].shape)).sum()
+
+  return jax.jit(jax.grad(along, (0, 1)))
+
+
 def apply(row: Row, x, *, dtype=None, variables=None):
   index = ROWS.index(row)
   returned = compiled(index, dtype)(variables_of(index) if variables is None else variables, x)
@@ -122,15 +132,22 @@ def test_6_no_dead_parameter(row):
   variables = variables_of(index)
   if not variables:
     return
-  out, _ = apply(row, draw())
-  probe = draw(5, out.shape)
-  gradient = jax.grad(lambda v: (_output(compiled(index)(v, draw())) * probe).sum())
-  leaves = jax.tree_util.tree_leaves_with_path(gradient(variables)['params'])
+  moved, _ = gradient(index)(variables, draw())
+  leaves = jax.tree_util.tree_leaves_with_path(moved['params'])
   largest = {'/'.join(part.key for part in path): np.abs(leaf).max() for path, leaf in leaves}
   assert np.isfinite(list(largest.values())).all()
   # What cancels in exact arithmetic leaves rounding, a few units in the last place of the largest.
   dead = {path for path, size in largest.items() if size < 3e-6 * max(largest.values())}
   assert dead == set(row.dead)
+
+
+@every_row
+def test_6_gradients_are_finite(row):
+  """Also of features that are zero, or without variance and everywhere the largest, or saturate."""
+  index = ROWS.index(row)
+  for x in (0 * draw(), 0 * draw() + 3, 1e4 * draw()):
+    for leaf in jax.tree.leaves(gradient(index)(variables_of(index), x)):
+      assert np.isfinite(leaf).all()
 
 
 @every_row

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, gate, global_max, round_channels
+from jattn.ops import Init, accumulation_dtype, gate, largest, round_channels
 from jattn.types import Attended, AttentionMap
 
 
@@ -85,12 +85,12 @@ class Cbam(nn.Module):
     reduce = dense(hidden, inputs=channels, name='reduce', **layer)
     expand = dense(channels, inputs=hidden, name='expand', **layer)
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x)).astype(x.dtype)
-    top = global_max(x)[:, None, None]
+    top = largest(x, (1, 2), keepdims=True)
     logits = expand(nn.relu(reduce(mean))) + expand(nn.relu(reduce(top)))
     return nn.sigmoid(logits.astype(accumulation_dtype(logits)))
 
   def _spatial_gate(self, x: jax.Array, dtype: jnp.dtype, *, train: bool) -> jax.Array:
-    mean, top = jnp.mean(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True)
+    mean, top = jnp.mean(x, axis=-1, keepdims=True), largest(x, -1, keepdims=True)
     parts = (top, mean) if self.variant == 'official' else (mean, top)
     logits = conv(
       1,

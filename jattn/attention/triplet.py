@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv
-from jattn.ops import Init, accumulation_dtype
+from jattn.ops import Init, accumulation_dtype, largest
 from jattn.types import Attended, AttentionMap
 
 
@@ -58,11 +58,8 @@ class TripletAttention(nn.Module):
 
   def _branch(self, name: str, pictures: jax.Array, *, train: bool) -> jax.Array:
     """[B, rows, columns, left out] -> [B, rows, columns, 1]."""
-    wide = pictures.astype(
-      accumulation_dtype(pictures)
-    )  # of which as many may be equal as there are
-    top = jnp.max(wide, axis=-1, keepdims=True).astype(pictures.dtype)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    top = largest(pictures, -1, keepdims=True)
+    mean = jnp.mean(pictures, axis=-1, keepdims=True, dtype=accumulation_dtype(pictures))
     logits = conv(
       1,
       (self.kernel_size, self.kernel_size),

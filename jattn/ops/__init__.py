@@ -11,6 +11,7 @@ from jattn.ops.dense import dot
 from jattn.ops.gating import gate
 from jattn.ops.images import normalize, to_float
 from jattn.ops.initializers import Init, bias_init, kernel_init
+from jattn.ops.largest import largest
 from jattn.ops.linear import linear_attend, linear_weights, scaled_exponentials
 from jattn.ops.pooling import (
   attention_aggregate,
@@ -52,6 +53,7 @@ __all__ = [
   'halo_blocks',
   'join_blocks',
   'kernel_init',
+  'largest',
   'linear_attend',
   'linear_weights',
   'masked_softmax',

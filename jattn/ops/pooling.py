@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.largest import largest
 from jattn.ops.softmax import accumulation_dtype
 
 Reduction = Literal['average', 'max', 'both']
@@ -38,8 +39,7 @@ def global_average(features: jax.Array, *, mask: jax.Array | None = None) -> jax
 def global_max(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
   """The maximum over positions, channel by channel; over the unmasked ones if a mask is given.
 
-  Its gradient is shared evenly by the positions that have it, counted in float32: of a channel that
-  is zero everywhere there are more than bfloat16 can count.
+  Its gradient is shared evenly by the positions that have it, see ``largest``.
 
   Args:
     features: [B, H, W, C].
@@ -52,11 +52,10 @@ def global_max(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Arr
   [[3.0]]
   """
   chex.assert_rank(features, 4)
-  wide = features.astype(accumulation_dtype(features))
   if mask is None:
-    return jnp.max(wide, axis=(1, 2)).astype(features.dtype)
+    return largest(features, (1, 2))
   chex.assert_shape(mask, features.shape[:3])
-  kept = jnp.max(jnp.where(mask[..., None], wide, -jnp.inf), axis=(1, 2))
+  kept = largest(jnp.where(mask[..., None], features, -jnp.inf), (1, 2))
   return jnp.where(jnp.any(mask, axis=(1, 2))[:, None], kept, 0).astype(features.dtype)
 
 
@@ -122,7 +121,7 @@ def attention_aggregate(
   if reduce in ('average', 'both'):
     pooled.append(jnp.mean(weighted, axis=(2, 3)))
   if reduce in ('max', 'both'):
-    pooled.append(jnp.max(weighted, axis=(2, 3)))
+    pooled.append(largest(weighted, (2, 3)))
   return jnp.concatenate(pooled, axis=-1).astype(features.dtype)
 
 

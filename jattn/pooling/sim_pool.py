@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
-from jattn.ops import Init, accumulation_dtype, attention_weights, global_average
+from jattn.ops import Init, accumulation_dtype, attention_weights, global_average, largest
 from jattn.types import AttentionMap, Pooled
 
 
@@ -66,8 +66,9 @@ class SimPool(nn.Module):
     value = tokens.astype(accumulation_dtype(tokens))
     if self.gamma is not None:
       inside = jnp.where(kept[..., None], value, jnp.inf)
-      least = jnp.min(inside, axis=(1, 2), keepdims=True)
-      value = jnp.where(kept[..., None], value - least, 0) + self.eps
+      least = -largest(-inside, (1, 2), keepdims=True)
+      # A value that is computed again for this, and rounded otherwise, may be less than the least.
+      value = jnp.where(kept[..., None] & (value > least), value - least, 0) + self.eps
       value = value**self.gamma
     vector = jnp.einsum('bmqk,bkmd->bqmd', weights, value.reshape(split)).reshape(batch, channels)
     if self.gamma is not None:

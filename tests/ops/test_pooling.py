@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jattn import ops
 from tests import oracles
@@ -148,3 +149,24 @@ def test_max_pool_in_forward_mode_twice_and_under_vmap(rng):
 
   for got, want in zip(*map(turned, (ops.max_pool, reference)), strict=True):
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize('axis', [-1, (1, 2)])
+@pytest.mark.parametrize('keepdims', [False, True])
+def test_largest_is_numpy_s_and_its_gradient_that_of_jax(features, axis, keepdims):
+  found, slope = jax.value_and_grad(lambda x: (ops.largest(x, axis, keepdims=keepdims) ** 2).sum())(
+    features
+  )
+  want = np.asarray(features).max(axis, keepdims=keepdims)
+  np.testing.assert_allclose(found, (want**2).sum(), rtol=1e-6)
+  np.testing.assert_array_equal(ops.largest(features, axis, keepdims=keepdims), want)
+  np.testing.assert_allclose(
+    slope, jax.grad(lambda x: (jnp.max(x, axis) ** 2).sum())(features), rtol=1e-6
+  )
+  check_grads(lambda x: ops.largest(x, axis), (features,), 2, eps=1e-3)
+
+
+def test_a_maximum_that_is_nowhere_has_no_gradient():
+  """As where a compiler computes features twice and rounds them in two ways; NaN stands for it."""
+  slope = jax.grad(lambda x: ops.largest(x, 0))(jnp.array([1.0, jnp.nan]))
+  assert slope.tolist() == [0, 0]

@@ -64,4 +64,4 @@ def attention_rows(
   if mask is not None:
     s = jnp.where(chosen(mask), s, -jnp.inf)
   lse = jnp.take(lse, rows, axis=-1)[..., None]
-  return jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, jnp.inf))
+  return jnp.exp(jnp.minimum(s - jnp.where(jnp.isfinite(lse), lse, jnp.inf), 0))

@@ -239,8 +239,8 @@ def _forward(plan, q, k, v, scale, bias, fixed):
       tile = _bias_block(plan, padded, settled, i, j)
       s = _scores(plan, q_block, k_block, scale, tile, settled, i, j)
       higher = jnp.maximum(top, s.max(-1))
-      finite = jnp.where(jnp.isfinite(higher), higher, 0)
-      p = jnp.exp(s - finite[..., None])
+      finite = jnp.where(higher == -jnp.inf, 0, higher)
+      p = jnp.exp(jnp.minimum(s - finite[..., None], 0))  # as in masked_softmax
       shrink = jnp.exp(top - finite)
       out = out * shrink[..., None] + _dot(p.astype(v.dtype), v_block, ((4,), (2,)), dtype)
       return (higher, total * shrink + p.sum(-1), out), None
@@ -286,7 +286,7 @@ def _backward(plan, kept, gradients):
       elif padded is not None:
         tile = _bias_block(plan, padded, settled, i, j)
       s = _scores(plan, q_block, k_block, scale, tile, settled, i, j)
-      p = jnp.exp(s - lse_block[..., None])
+      p = jnp.exp(jnp.minimum(s - lse_block[..., None], 0))  # never above one
       d_p = _dot(d_block, v_block, ((4,), (3,)), dtype)
       d_s = p * (d_p - delta_block[..., None])
       d_tile = None if tile is None else sum_to(d_s, tile)

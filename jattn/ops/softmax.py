@@ -46,8 +46,8 @@ def masked_softmax(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _softmax(scores: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
   top = jnp.max(scores, axis=axis, keepdims=True)
-  # Scores that a compiler computes again for this, and rounds otherwise, may be above their maximum:
-  # of scores of 1e10 by thousands.
+  # Scores that a compiler computes again for this, and rounds otherwise, may be above the maximum:
+  # those of 1e10 by a thousand.
   exponentials = jnp.exp(jnp.minimum(scores - jnp.where(top == -jnp.inf, 0.0, top), 0.0))
   total = jnp.sum(exponentials, axis=axis, keepdims=True)
   return exponentials / jnp.where(total > 0, total, 1.0)

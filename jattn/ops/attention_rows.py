@@ -64,4 +64,6 @@ def attention_rows(
   if mask is not None:
     s = jnp.where(chosen(mask), s, -jnp.inf)
   lse = jnp.take(lse, rows, axis=-1)[..., None]
-  return jnp.exp(jnp.minimum(s - jnp.where(jnp.isfinite(lse), lse, jnp.inf), 0))
+  logs = s - jnp.where(jnp.isfinite(lse), lse, jnp.inf)
+  # At most 0 but for rounding; ``minimum`` would halve the gradient of a weight that is one.
+  return jnp.exp(jnp.where(logs > 0, 0, logs))

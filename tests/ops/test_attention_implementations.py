@@ -231,6 +231,16 @@ def test_what_a_function_closes_over_may_be_mapped_and_differentiated(rng):
   np.testing.assert_allclose(outside, want, atol=1e-5)
 
 
+def test_a_row_of_one_key_has_the_whole_gradient(rng):
+  """Its weight is one; a bound on rounding there must not halve the slope."""
+  q, k = (jnp.asarray(rng.normal(size=(1, 1, WIDTH)), jnp.float32) for _ in range(2))
+  rows = jnp.array([0])
+  lse = jax.scipy.special.logsumexp(jnp.einsum('qmd,kmd->mqk', q, k) / WIDTH**0.5, axis=-1)
+  weight, slope = jax.value_and_grad(lambda q: ops.attention_rows(q, k, lse, rows).sum())(q)
+  np.testing.assert_allclose(weight, 1, rtol=1e-6)
+  np.testing.assert_allclose(slope, k / WIDTH**0.5, rtol=1e-6)
+
+
 def test_large_scores_stay_finite():
   arrays, _, bias, _ = operands('odd_blocks')
   arrays = [jnp.asarray(1e3 * x, jnp.bfloat16) for x in arrays]

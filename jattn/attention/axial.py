@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn.layers import dense
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, reshape, weigh
 from jattn.types import Attended, AttentionMap
 
 
@@ -75,10 +75,10 @@ class AxialAttention(nn.Module):
       return a.swapaxes(1, 2) if name == 'column' else a
 
     def lines(part: str) -> jax.Array:
-      return turn(project(part, x).reshape(batch, height, width, self.num_heads, -1))
+      return turn(reshape(project(part, x), batch, height, width, self.num_heads, -1))
 
     weights = attention_weights(lines('query'), lines('key'))
-    out = turn(weigh(weights, lines('value'))).reshape(x.shape)
+    out = reshape(turn(weigh(weights, lines('value'))), *x.shape)
     shown = turn(jnp.moveaxis(weights, 2, 3))
-    shown = shown.reshape(batch, height * width, self.num_heads, -1)
+    shown = reshape(shown, batch, height * width, self.num_heads, -1)
     return project('out', out), jnp.moveaxis(shown, 1, 2)

@@ -14,6 +14,7 @@ from jattn.ops import (
   attention_weights,
   relative_index_1d,
   relative_logits,
+  reshape,
   resize_relative,
   weigh,
 )
@@ -78,10 +79,10 @@ class BottleneckAttention(nn.Module):
         initialization=self.initialization,
         dtype=self.dtype,
       )
-      return layer(x).reshape(batch, height, width, self.num_heads, head)
+      return reshape(layer(x), batch, height, width, self.num_heads, head)
 
     def tokens(a: jax.Array) -> jax.Array:
-      return a.reshape(batch, height * width, self.num_heads, head)
+      return reshape(a, batch, height * width, self.num_heads, head)
 
     q = project('query')
     rows, columns = self._table('rows', height, head), self._table('columns', width, head)
@@ -89,7 +90,7 @@ class BottleneckAttention(nn.Module):
     if self.variant == 'paper':
       bias = bias * head**-0.5
     weights = attention_weights(tokens(q), tokens(project('key')), bias=bias)
-    out = weigh(weights, tokens(project('value'))).reshape(x.shape)
+    out = reshape(weigh(weights, tokens(project('value'))), *x.shape)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})
 
   def _table(self, name: str, size: int, head: int) -> jax.Array:

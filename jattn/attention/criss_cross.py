@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn.layers import dense
-from jattn.ops import Init, accumulation_dtype, masked_softmax
+from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
 from jattn.types import Attended, AttentionMap
 
 
@@ -69,7 +69,7 @@ class CrissCrossAttention(nn.Module):
     others = np.array([[other for other in range(width) if other != w] for w in range(width)], int)
     others = np.broadcast_to(others.reshape(1, width, width - 1), (height, width, width - 1))
     shown = [weights[..., :height], jnp.take_along_axis(weights, height + others[None], axis=-1)]
-    shown = jnp.concatenate(shown, axis=-1).reshape(batch, 1, height * width, -1)
+    shown = reshape(jnp.concatenate(shown, axis=-1), batch, 1, height * width, -1)
     keys = [np.arange(height) * width + columns[..., None], rows[..., None] * width + others]
     keys = jnp.asarray(np.concatenate(keys, axis=-1).reshape(height * width, -1), jnp.int32)
     maps = {'weights': AttentionMap(shown, 'position', (height, width), keys)}

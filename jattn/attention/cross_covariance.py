@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, accumulation_dtype, masked_softmax
+from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
 from jattn.types import Attended, AttentionMap
 
 
@@ -66,7 +66,7 @@ class CrossCovarianceAttention(nn.Module):
 
     def heads(name: str) -> jax.Array:
       out = dense(channels, name=name, use_bias=self.use_bias, **layer)(x)
-      return out.reshape(batch, height * width, self.num_heads, -1)
+      return reshape(out, batch, height * width, self.num_heads, -1)
 
     q, k, v = _over_norm(heads('query')), _over_norm(heads('key')), heads('value')
     ones = nn.initializers.ones
@@ -76,7 +76,7 @@ class CrossCovarianceAttention(nn.Module):
     scores = scores / temperature if self.variant == 'paper' else scores * temperature
     weights = masked_softmax(scores)
     out = jnp.einsum('bmde,bnme->bnmd', weights, v.astype(weights.dtype)).astype(v.dtype)
-    out = dense(channels, name='out', **layer)(out.reshape(x.shape))
+    out = dense(channels, name='out', **layer)(reshape(out, *x.shape))
     return Attended(out, {'weights': AttentionMap(weights, 'channel', (height, width))})
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear, Norm
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, reshape, weigh
 from jattn.types import Attended, AttentionMap
 
 
@@ -74,7 +74,7 @@ class DifferentialAttention(nn.Module):
 
     def project(name: str, *heads: int) -> jax.Array:
       out = dense(channels, name=name, **layer)(x)
-      return out.reshape(batch, height * width, self.num_heads, *heads)
+      return reshape(out, batch, height * width, self.num_heads, *heads)
 
     # The two queries of a head lie side by side.
     query, key, value = project('query', 2, -1), project('key', 2, -1), project('value', -1)
@@ -84,7 +84,7 @@ class DifferentialAttention(nn.Module):
     kept, subtracted = (weigh(a, value.astype(a.dtype)) for a in maps)
     out = kept - factor.astype(kept.dtype) * subtracted
     out = nn.RMSNorm(epsilon=1e-5, dtype=out.dtype, name='norm')(out) * (1 - start)
-    out = dense(channels, name='out', **layer)(out.astype(value.dtype).reshape(x.shape))
+    out = dense(channels, name='out', **layer)(reshape(out.astype(value.dtype), *x.shape))
     grid = (height, width)
     names = ('weights', 'subtracted')
     return Attended(

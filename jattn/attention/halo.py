@@ -16,6 +16,7 @@ from jattn.ops import (
   join_blocks,
   relative_index_1d,
   relative_logits,
+  reshape,
   split_blocks,
   weigh,
 )
@@ -107,14 +108,14 @@ class HaloAttention(nn.Module):
     number = halo_blocks(pad(number, side), side, self.halo)
 
     rows, columns = self._table('rows', head), self._table('columns', head)
-    bias = relative_logits(q.reshape(*q.shape[:2], asking, asking, *q.shape[3:]), rows, columns)
+    bias = relative_logits(reshape(q, *q.shape[:2], asking, asking, *q.shape[3:]), rows, columns)
     if self.variant == 'paper':
       bias = bias * head**-0.5
     mask = (number > 0)[:, :, None, None] if self.variant == 'paper' else None
     weights = attention_weights(q, k, bias=bias, mask=mask)
-    out = out_of_blocks(weigh(weights, v)).reshape(x.shape[0], *grid, channels)
+    out = reshape(out_of_blocks(weigh(weights, v)), x.shape[0], *grid, channels)
     shown = out_of_blocks(jnp.moveaxis(weights, 2, 3))
-    shown = jnp.moveaxis(shown.reshape(x.shape[0], grid[0] * grid[1], self.num_heads, -1), 1, 2)
+    shown = jnp.moveaxis(reshape(shown, x.shape[0], grid[0] * grid[1], self.num_heads, -1), 1, 2)
     keys = jnp.broadcast_to(number[:, :, None] - 1, (1, *q.shape[1:3], number.shape[-1]))
     keys = out_of_blocks(keys).reshape(grid[0] * grid[1], -1)
     return Attended(out, {'weights': AttentionMap(shown, 'position', (height, width), keys)})
@@ -141,7 +142,7 @@ class HaloAttention(nn.Module):
       initialization=self.initialization,
       dtype=self.dtype,
     )
-    return layer(x).reshape(*x.shape[:3], self.num_heads, head)
+    return reshape(layer(x), *x.shape[:3], self.num_heads, head)
 
   def _table(self, name: str, head: int) -> jax.Array:
     """[b / S, b + 2 halo, D]: the vector of each query and key on one axis."""

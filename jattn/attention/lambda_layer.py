@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, masked_softmax
+from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
 from jattn.types import Attended
 
 
@@ -83,10 +83,10 @@ class LambdaLayer(nn.Module):
       use_bias=self.variant == 'timm',
       **layer,
     )(v[..., None])
-    q = q.reshape(batch, height, width, self.num_heads, head)
+    q = reshape(q, batch, height, width, self.num_heads, head)
     out = jnp.einsum('bhwmd,bdv->bhwmv', q, content, **exact)
     out = out + jnp.einsum('bhwmd,bhwvd->bhwmv', q, position, **exact)
-    return Attended(out.reshape(x.shape).astype(v.dtype))
+    return Attended(reshape(out, *x.shape).astype(v.dtype))
 
   def _check(self, channels: int) -> None:
     if self.variant not in ('paper', 'timm'):

@@ -11,6 +11,7 @@ from jattn.ops import (
   accumulation_dtype,
   linear_attend,
   linear_weights,
+  reshape,
   scaled_exponentials,
 )
 from jattn.types import Attended, AttentionMap
@@ -74,13 +75,13 @@ class LinearAttention(nn.Module):
       )(x)
 
     def heads(name: str, features: int) -> jax.Array:
-      return project(name, features, x).reshape(batch, height * width, self.num_heads, -1)
+      return reshape(project(name, features, x), batch, height * width, self.num_heads, -1)
 
     q, k = scaled_exponentials(
       _log_feature(heads('query', qk_features)), _log_feature(heads('key', qk_features))
     )
     out = linear_attend(q, k, heads('value', v_features))
-    out = out.reshape(batch, height, width, v_features)
+    out = reshape(out, batch, height, width, v_features)
     if self.out_features is not None:
       out = project('out', self.out_features, out)
     weights = linear_weights(q, k)

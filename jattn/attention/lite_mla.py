@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, linear_attend, linear_weights
+from jattn.ops import Init, accumulation_dtype, linear_attend, linear_weights, reshape
 from jattn.types import Attended, AttentionMap
 
 
@@ -86,9 +86,9 @@ class LiteMla(nn.Module):
       parts.append(mix(out))
     # Channels of a part: head, then q, k and v, then the head's width.
     tokens = jnp.concatenate(parts, axis=-1)
-    tokens = tokens.reshape(batch, height * width, -1, 3, self.head_width)
+    tokens = reshape(tokens, batch, height * width, -1, 3, self.head_width)
     q, k, v = nn.relu(tokens[..., 0, :]), nn.relu(tokens[..., 1, :]), tokens[..., 2, :]
-    out = linear_attend(q, k, v, eps=self.eps).reshape(batch, height, width, -1)
+    out = reshape(linear_attend(q, k, v, eps=self.eps), batch, height, width, -1)
     features = channels if self.out_features is None else self.out_features
     out = dense(features, inputs=out.shape[-1], name='out', **layer)(out)
     out = batch_norm(train=train, name='norm', dtype=self.dtype)(out)

@@ -14,6 +14,7 @@ from jattn.ops import (
   accumulation_dtype,
   attention_weights,
   kernel_init,
+  reshape,
   round_channels,
   weigh,
 )
@@ -83,7 +84,7 @@ class NonLocal(nn.Module):
     if self.variant != 'paper' and self.kind != 'embedded_gaussian':
       raise ValueError(f"{self.variant=} has kind='embedded_gaussian' only, not {self.kind=}")
     batch, height, width, channels = x.shape
-    tokens = x.reshape(batch, height * width, 1, channels)
+    tokens = reshape(x, batch, height * width, 1, channels)
     hidden = self._hidden(channels)
     layer = {'initialization': self.initialization, 'dtype': self.dtype}
     value = dense(hidden, inputs=channels, name='value', **layer)(tokens)
@@ -99,7 +100,7 @@ class NonLocal(nn.Module):
       out = weigh(weights, value)
     else:
       out = self._mean(query, key, value).astype(value.dtype)
-    out = dense(channels, inputs=hidden, name='out', **layer)(out.reshape(*x.shape[:3], hidden))
+    out = dense(channels, inputs=hidden, name='out', **layer)(reshape(out, *x.shape[:3], hidden))
     zeros = nn.initializers.zeros
     out = batch_norm(train=train, name='norm', scale_init=zeros, dtype=self.dtype)(out)
     return Attended((x + out).astype(x.dtype), maps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, masked_softmax, round_channels
+from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape, round_channels
 from jattn.types import Attended, AttentionMap
 
 
@@ -80,7 +80,7 @@ class SelectiveKernel(nn.Module):
     z = dense(hidden, inputs=features, name='reduce', **layer)(s)
     z = nn.relu(batch_norm(train=train, name='reduce_norm', dtype=self.dtype)(z))
     logits = dense(len(outputs) * features, inputs=hidden, name='select', **layer)(z)
-    weights = masked_softmax(logits.reshape(-1, len(outputs), features), axis=1)
+    weights = masked_softmax(reshape(logits, -1, len(outputs), features), axis=1)
 
     out = sum(u * weights[:, p, None, None] for p, u in enumerate(outputs)).astype(x.dtype)
     return Attended(out, {'weights': AttentionMap(weights, 'branch', out.shape[1:3])})

@@ -12,6 +12,7 @@ from jattn.ops import (
   attention_weights,
   choose_implementation,
   relative_bias,
+  reshape,
   resize_relative,
   weigh,
 )
@@ -82,12 +83,12 @@ class SelfAttention(nn.Module):
       if features % self.num_heads:
         raise ValueError(f'{self.num_heads=} must divide {name}={features}')
 
-    tokens = x.reshape(batch, height * width, channels)
+    tokens = reshape(x, batch, height * width, channels)
 
     def project(name: str, heads: int, features: int) -> jax.Array:
       head_width = features // self.num_heads
       out = self._dense(name, heads * head_width, tokens)
-      return out.reshape(batch, height * width, heads, head_width)
+      return reshape(out, batch, height * width, heads, head_width)
 
     q = project('query', self.num_heads, qk_features)
     k = project('key', key_heads, qk_features)
@@ -99,7 +100,7 @@ class SelfAttention(nn.Module):
       out = weigh(weights, v)
     else:
       out = attend(q, k, v, bias=bias, implementation=implementation)
-    out = out.reshape(batch, height, width, v_features)
+    out = reshape(out, batch, height, width, v_features)
     if self.out_features is not None:
       out = self._dense('out', self.out_features, out)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})

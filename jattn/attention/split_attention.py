@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv
 from jattn.layouts import Conv, Layouts, Norm
-from jattn.ops import Init, accumulation_dtype, gate, masked_softmax, round_channels
+from jattn.ops import Init, accumulation_dtype, gate, masked_softmax, reshape, round_channels
 from jattn.types import Attended, AttentionMap
 
 
@@ -88,7 +88,7 @@ class SplitAttention(nn.Module):
       **layer,
     )(x)
     u = nn.relu(batch_norm(train=train, name='conv_norm', dtype=self.dtype)(u))
-    splits = u.reshape(*u.shape[:3], self.radix, features)
+    splits = reshape(u, *u.shape[:3], self.radix, features)
 
     dtype = accumulation_dtype(u)
     z = jnp.sum(jnp.mean(splits, axis=(1, 2), dtype=dtype), axis=1).astype(u.dtype)[:, None, None]
@@ -101,8 +101,8 @@ class SplitAttention(nn.Module):
     if self.radix == 1:
       weights = nn.sigmoid(logits.astype(dtype))
       return Attended(gate(u, weights), {'weights': AttentionMap(weights, 'gate', grid)})
-    logits = logits.reshape(x.shape[0], self.cardinality, self.radix, -1).swapaxes(1, 2)
-    weights = masked_softmax(logits, axis=1).reshape(x.shape[0], self.radix, features)
+    logits = reshape(logits, x.shape[0], self.cardinality, self.radix, -1).swapaxes(1, 2)
+    weights = reshape(masked_softmax(logits, axis=1), x.shape[0], self.radix, features)
     out = jnp.sum(splits * weights[:, None, None], axis=3).astype(u.dtype)
     return Attended(out, {'weights': AttentionMap(weights, 'branch', grid)})
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, attention_weights, join_blocks, relative_index, split_blocks, weigh
+from jattn.ops import (
+  Init,
+  attention_weights,
+  join_blocks,
+  relative_index,
+  reshape,
+  split_blocks,
+  weigh,
+)
 from jattn.types import Attended, AttentionMap
 
 
@@ -89,7 +97,7 @@ class WindowAttention(nn.Module):
 
     def project(name: str) -> jax.Array:
       heads = dense(channels, name=name, use_bias=self.use_bias, **layer)(x)
-      return into_windows(heads.reshape(*x.shape[:3], self.num_heads, -1))
+      return into_windows(reshape(heads, *x.shape[:3], self.num_heads, -1))
 
     # Numbered from one, so that zero is padding.
     number = into_windows(1 + jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width))
@@ -102,9 +110,9 @@ class WindowAttention(nn.Module):
       project('query'), project('key'), bias=self._bias(), mask=mask[:, :, None]
     )
     out = out_of_windows(weigh(weights, project('value')))
-    out = dense(channels, name='out', **layer)(out.reshape(x.shape))
+    out = dense(channels, name='out', **layer)(reshape(out, *x.shape))
     shown = out_of_windows(jnp.moveaxis(weights, 2, 3))
-    shown = jnp.moveaxis(shown.reshape(x.shape[0], height * width, self.num_heads, -1), 1, 2)
+    shown = jnp.moveaxis(reshape(shown, x.shape[0], height * width, self.num_heads, -1), 1, 2)
     keys = out_of_windows(jnp.broadcast_to(number[:, :, None] - 1, mask.shape))
     keys = keys.reshape(height * width, side * side)
     return Attended(out, {'weights': AttentionMap(shown, 'position', (height, width), keys)})

@@ -19,7 +19,7 @@ from jattn.backbones.slots import (
   run_stage,
 )
 from jattn.layers import Activation, DropPath, activation, conv, dense, drop_path_rates, layer_norm
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, reshape, weigh
 from jattn.types import Attended, AttentionMap
 
 EPSILON = 1e-5  # of the layer norms, PyTorch's own
@@ -59,11 +59,11 @@ class CompactAttention(nn.Module):
 
     def project(name: str) -> jax.Array:
       heads = _dense(self, name, channels, x, use_bias=False)
-      return heads.reshape(batch, height * width, self.num_heads, -1)
+      return reshape(heads, batch, height * width, self.num_heads, -1)
 
     weights = attention_weights(project('query'), project('key'))
     kept = nn.Dropout(self.dropout, deterministic=not train)(weights)
-    out = weigh(kept, project('value')).reshape(x.shape)
+    out = reshape(weigh(kept, project('value')), *x.shape)
     maps = {'weights': AttentionMap(weights, 'position', (height, width))}
     return Attended(_dense(self, 'out', channels, out), maps)
 

@@ -24,6 +24,7 @@ from jattn.ops import (
   Init,
   attention_weights,
   relative_index,
+  reshape,
   resize_relative_geometric,
   round_channels,
   weigh,
@@ -173,10 +174,10 @@ class RelativeAttention(nn.Module):
       dtype=self.dtype,
     )(x)
     # Head by head, as timm packs them: the queries, keys and values of the first, of the second...
-    q, k, v = jnp.split(qkv.reshape(batch, height * width, heads, -1), 3, axis=-1)
+    q, k, v = jnp.split(reshape(qkv, batch, height * width, heads, -1), 3, axis=-1)
     weights = attention_weights(q, k, bias=self._bias((height, width), heads))
     maps = {'weights': AttentionMap(weights, 'position', (height, width))}
-    return Attended(weigh(weights, v).reshape(x.shape), maps)
+    return Attended(reshape(weigh(weights, v), *x.shape), maps)
 
   def _bias(self, grid: tuple[int, int], heads: int) -> jax.Array:
     """[M, N, N]."""

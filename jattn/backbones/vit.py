@@ -11,7 +11,7 @@ from jattn.backbones.slots import Inserts, Maps, check_inserts, insert, places, 
 from jattn.backbones.vit_block import Grid, Mixing, TokenAttention, ViTBlock
 from jattn.layers import Activation, conv, drop_path_rates, layer_norm
 from jattn.layouts import Array, Conv, Layouts, Linear, Linen, Norm, Positions, prefixed
-from jattn.ops import Init, resize_positions
+from jattn.ops import Init, for_each_image, reshape, resize_positions
 from jattn.types import Attended
 
 # How Linen numbers the layers of a block: big_vision's, and the older ones of the paper's code.
@@ -139,12 +139,12 @@ class ViT(nn.Module):
     )(images)
     batch, height, width, channels = patches.shape
     x = (patches + self._positions((height, width))[None]).astype(patches.dtype)
-    x = x.reshape(batch, height * width, channels)
+    x = reshape(x, batch, height * width, channels)
     if self.class_token:
       token = self.param('class_token', nn.initializers.normal(1e-6), (channels,))
       if self.class_position:
         token = token + self.param('class_position', nn.initializers.normal(0.02), (channels,))
-      token = jnp.broadcast_to(token, (batch, 1, channels)).astype(x.dtype)
+      token = for_each_image(token[None], x).astype(x.dtype)
       x = jnp.concatenate([token, x], axis=1)
     return x, (height, width)
 
@@ -159,14 +159,14 @@ class ViT(nn.Module):
   def _split(self, x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array]:
     """[B, T, C] -> the class token [B, 1, C] (or nothing, [B, 0, C]) and the grid [B, H, W, C]."""
     start = int(self.class_token)
-    return x[:, :start], x[:, start:].reshape(x.shape[0], *grid, x.shape[-1])
+    return x[:, :start], reshape(x[:, start:], x.shape[0], *grid, x.shape[-1])
 
   def _insert(self, path: str, x: jax.Array, grid: Grid, train: bool) -> tuple[jax.Array, Maps]:
     token, plane = self._split(x, grid)
     after, maps = insert(self, self.inserts, path, plane, train=train)
     if after.shape != plane.shape:
       raise ValueError(f'what is inserted at {path!r} made {after.shape} of {plane.shape}')
-    return jnp.concatenate([token, after.reshape(x.shape[0], -1, x.shape[-1])], axis=1), maps
+    return jnp.concatenate([token, reshape(after, x.shape[0], -1, x.shape[-1])], axis=1), maps
 
   @property
   def timm_names(self) -> Layouts:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jattn.backbones.slots import MakeAttention, Maps, attend_in_block
 from jattn.layers import Activation, DropPath, LayerScale, activation, dense, layer_norm
 from jattn.layouts import Layouts, Linear, Linen
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, reshape, weigh
 from jattn.types import Attended, AttentionMap
 
 Mixing = MakeAttention | Literal['self'] | None
@@ -58,10 +58,10 @@ class TokenAttention(nn.Module):
 
     def project(name: str) -> jax.Array:
       out = _dense(self, name, channels, x)
-      return out.reshape(batch, count, self.num_heads, channels // self.num_heads)
+      return reshape(out, batch, count, self.num_heads, channels // self.num_heads)
 
     weights = attention_weights(project('query'), project('key'))
-    out = weigh(weights, project('value')).reshape(x.shape)
+    out = reshape(weigh(weights, project('value')), *x.shape)
     return _dense(self, 'out', channels, out), weights
 
 
@@ -117,9 +117,9 @@ class ViTBlock(nn.Module):
 
   def _mix(self, y: jax.Array, train: bool) -> tuple[jax.Array, Maps]:
     if self.attention != 'self':
-      plane = y.reshape(y.shape[0], *self.grid, -1)
+      plane = reshape(y, y.shape[0], *self.grid, -1)
       plane, maps = attend_in_block(self, self.attention, plane, train=train)
-      return plane.reshape(y.shape), maps
+      return reshape(plane, *y.shape), maps
     attention = TokenAttention(self.num_heads, self.initialization, self.dtype, name='attention')
     y, weights = attention(y)
     keys = None

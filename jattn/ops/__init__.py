@@ -28,6 +28,7 @@ from jattn.ops.relative import (
   resize_relative,
   resize_relative_geometric,
 )
+from jattn.ops.reshape import for_each_image, reshape
 from jattn.ops.resize import resize_positions
 from jattn.ops.rotary import rotary_angles, rotate
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
@@ -47,6 +48,7 @@ __all__ = [
   'convolve',
   'dot',
   'flatten',
+  'for_each_image',
   'gate',
   'global_average',
   'global_max',
@@ -63,6 +65,7 @@ __all__ = [
   'relative_index',
   'relative_index_1d',
   'relative_logits',
+  'reshape',
   'resize_positions',
   'resize_relative',
   'resize_relative_geometric',

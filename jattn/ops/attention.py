@@ -9,6 +9,7 @@ from jattn.ops.attention_operands import Pairs, all_pairs, check_attention, chec
 from jattn.ops.chunked_attention import chunked_attend
 from jattn.ops.cudnn_attention import cudnn_attend
 from jattn.ops.pallas_attention import pallas_attend
+from jattn.ops.reshape import reshape
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
 
 
@@ -57,7 +58,7 @@ def attention_weights(
     (((2,), (2,)), ((0,), (0,))),
     preferred_element_type=dtype,
   )
-  scores = scores.reshape(*leading, num_heads, num_queries, num_keys)
+  scores = reshape(scores, *leading, num_heads, num_queries, num_keys)
   scores = scores * jnp.asarray(width**-0.5 if scale is None else scale, dtype)
   bias, mask = (all_pairs(pairs, num_queries, num_keys) for pairs in (bias, mask))
   if bias is not None:
@@ -89,18 +90,18 @@ def weigh(weights: jax.Array, v: jax.Array) -> jax.Array:
   num_value_heads, width = v.shape[-2:]
   check_groups(num_heads, num_value_heads)
   out = jax.lax.dot_general(
-    weights.reshape(-1, num_heads // num_value_heads * num_queries, num_keys).astype(v.dtype),
+    reshape(weights, -1, num_heads // num_value_heads * num_queries, num_keys).astype(v.dtype),
     _by_heads(v, num_value_heads),
     (((2,), (1,)), ((0,), (0,))),
     preferred_element_type=accumulation_dtype(v),
   )
-  out = jnp.moveaxis(out.reshape(*leading, num_heads, num_queries, width), -2, -3)
+  out = jnp.moveaxis(reshape(out, *leading, num_heads, num_queries, width), -2, -3)
   return out.astype(v.dtype)
 
 
 def _by_heads(x: jax.Array, key_heads: int) -> jax.Array:
   """[..., N, M, D] -> [B M', M / M' * N, D]; one axis of batches, as XLA's CPU copies with more."""
-  return jnp.moveaxis(x, -2, -3).reshape(-1, x.shape[-2] // key_heads * x.shape[-3], x.shape[-1])
+  return reshape(jnp.moveaxis(x, -2, -3), -1, x.shape[-2] // key_heads * x.shape[-3], x.shape[-1])
 
 
 def attend(

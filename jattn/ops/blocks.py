@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattn.ops.reshape import reshape
+
 
 def split_blocks(x: jax.Array, side: int) -> jax.Array:
   """Cuts a grid into squares of ``side`` x ``side``, row-major, as are the positions in each.
@@ -21,8 +23,8 @@ def split_blocks(x: jax.Array, side: int) -> jax.Array:
   """
   batch, height, width, *rest = x.shape
   rows, columns = height // side, width // side
-  x = x.reshape(batch, rows, side, columns, side, *rest).swapaxes(2, 3)
-  return x.reshape(batch, rows * columns, side * side, *rest)
+  x = reshape(x, batch, rows, side, columns, side, *rest).swapaxes(2, 3)
+  return reshape(x, batch, rows * columns, side * side, *rest)
 
 
 def join_blocks(blocks: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -46,8 +48,8 @@ def join_blocks(blocks: jax.Array, grid: tuple[int, int]) -> jax.Array:
   chex.assert_equal(count * area, grid[0] * grid[1])
   side = round(area**0.5)
   rows, columns = grid[0] // side, grid[1] // side
-  blocks = blocks.reshape(batch, rows, columns, side, side, *rest).swapaxes(2, 3)
-  return blocks.reshape(batch, *grid, *rest)
+  blocks = reshape(blocks, batch, rows, columns, side, side, *rest).swapaxes(2, 3)
+  return reshape(blocks, batch, *grid, *rest)
 
 
 def halo_blocks(x: jax.Array, side: int, halo: int) -> jax.Array:
@@ -71,4 +73,4 @@ def halo_blocks(x: jax.Array, side: int, halo: int) -> jax.Array:
   )
   x = jnp.pad(x, [(0, 0), (halo, halo), (halo, halo), *[(0, 0)] * len(rest)])
   x = x[:, rows][:, :, :, columns].swapaxes(2, 3)
-  return x.reshape(batch, len(rows) * len(columns), span * span, *rest)
+  return reshape(x, batch, len(rows) * len(columns), span * span, *rest)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.ops.largest import largest
+from jattn.ops.reshape import reshape
 from jattn.ops.softmax import accumulation_dtype
 
 Reduction = Literal['average', 'max', 'both']
@@ -66,7 +67,7 @@ def flatten(features: jax.Array) -> jax.Array:
   (2, 105)
   """
   chex.assert_rank(features, 4)
-  return features.reshape(features.shape[0], -1)
+  return reshape(features, features.shape[0], -1)
 
 
 def weighted_average(features: jax.Array, weights: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn.ops.attention_operands import PairFunction
+from jattn.ops.reshape import reshape
 from jattn.ops.softmax import accumulation_dtype
 
 
@@ -205,4 +206,4 @@ def relative_logits(q: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Ar
     '...hwmd,wld->...mhwl', q, columns.astype(q.dtype), preferred_element_type=dtype
   )
   both = down[..., :, None] + right[..., None, :]
-  return both.reshape(*leading, maps, height * width, rows.shape[1] * columns.shape[1])
+  return reshape(both, *leading, maps, height * width, rows.shape[1] * columns.shape[1])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattn.ops.reshape import reshape
 from jattn.ops.softmax import accumulation_dtype
 
 
@@ -66,7 +67,7 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
   [[[-0.0, 1.0]]]
   """
   chex.assert_shape(angles, (x.shape[-3], x.shape[-1] // 2))
-  pairs = x.astype(accumulation_dtype(x)).reshape(*x.shape[:-1], -1, 2)
+  pairs = reshape(x.astype(accumulation_dtype(x)), *x.shape[:-1], -1, 2)
   angles = angles.astype(pairs.dtype)
   leading = (1,) * (x.ndim - 3)
   sine, cosine = (
@@ -74,4 +75,4 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
   )
   first, second = pairs[..., 0], pairs[..., 1]
   turned = (first * cosine - second * sine, first * sine + second * cosine)
-  return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+  return reshape(jnp.stack(turned, axis=-1), *x.shape).astype(x.dtype)

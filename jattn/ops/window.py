@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.reshape import reshape
+
 
 def max_pool(features: jax.Array, *, window: int = 2) -> jax.Array:
   """The maximum of each ``window`` x ``window`` square, stride ``window``, no padding.
@@ -50,12 +52,12 @@ def _derivative(window, primals, tangents):
   (features,), (change,) = primals, tangents
   y, place = _largest(features, window)
   batch, rows, columns, channels = y.shape
-  squares = change[:, : rows * window, : columns * window].reshape(
-    batch * rows, window, columns, window, channels
+  squares = reshape(
+    change[:, : rows * window, : columns * window], batch * rows, window, columns, window, channels
   )
   places = jnp.arange(window**2, dtype=place.dtype).reshape(1, window, 1, window, 1)
-  here = place.reshape(batch * rows, 1, columns, 1, channels) == places
-  return y, jnp.where(here, squares, 0).sum((1, 3)).reshape(y.shape)
+  here = reshape(place, batch * rows, 1, columns, 1, channels) == places
+  return y, reshape(jnp.where(here, squares, 0).sum((1, 3)), *y.shape)
 
 
 def _largest(features: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import attention_aggregate, masked_softmax
+from jattn.ops import attention_aggregate, masked_softmax, reshape
 from jattn.ops.pooling import Reduction
 from jattn.pooling.score import Score, ScoreKind
 from jattn.types import AttentionMap, Pooled
@@ -46,4 +46,4 @@ class AttentionAggregate(nn.Module):
     factor = height * width if self.rescale else 1
     vector = attention_aggregate(x, weights * factor, reduce=self.reduce)
     maps = {'weights': AttentionMap(weights, 'pool', (height, width))}
-    return Pooled(vector.reshape(batch, -1), maps)
+    return Pooled(reshape(vector, batch, -1), maps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, attention_weights, global_average, rotary_angles, rotate, weigh
+from jattn.ops import Init, attention_weights, global_average, reshape, rotary_angles, rotate, weigh
 from jattn.types import AttentionMap, Pooled
 
 
@@ -76,17 +76,17 @@ class AttentionPool2d(nn.Module):
       raise ValueError(f"{self.positions=} must be 'learned' or 'rotary'")
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
     chex.assert_shape(kept, x.shape[:3])
-    kept = kept.reshape(batch, height * width)
+    kept = reshape(kept, batch, height * width)
     everyone = jnp.pad(kept, ((0, 0), (1, 0)), constant_values=True)
 
     mean = global_average(x, mask=mask)[:, None]
-    tokens = jnp.concatenate([mean, x.reshape(batch, height * width, channels)], axis=1)
+    tokens = jnp.concatenate([mean, reshape(x, batch, height * width, channels)], axis=1)
     if self.positions == 'learned':
       tokens = (tokens + self._table(height, width, channels)[None]).astype(x.dtype)
 
     def project(name: str, tokens: jax.Array) -> jax.Array:
       out = self._dense(name, channels, channels, self.use_bias)(tokens)
-      return out.reshape(*tokens.shape[:2], self.num_heads, channels // self.num_heads)
+      return reshape(out, *tokens.shape[:2], self.num_heads, channels // self.num_heads)
 
     query, key = project('query', tokens[:, :1]), project('key', tokens)
     if self.positions == 'rotary':
@@ -95,13 +95,13 @@ class AttentionPool2d(nn.Module):
       )
       key = rotate(key, jnp.pad(angles, ((1, 0), (0, 0))))
     a = attention_weights(query, key, mask=everyone[:, None, None])
-    pooled = weigh(a, project('value', tokens)).reshape(batch, channels)
+    pooled = reshape(weigh(a, project('value', tokens)), batch, channels)
     out = channels if self.out_features is None else self.out_features
     vector = self._dense('out', out, channels, True)(pooled)
 
     count = jnp.maximum(jnp.sum(kept, axis=1, dtype=a.dtype), 1)[:, None, None]
     even = kept[:, None].astype(a.dtype) / count
-    weights = (a[:, :, 0, 1:] + a[:, :, 0, :1] * even).reshape(batch, -1, height, width)
+    weights = reshape(a[:, :, 0, 1:] + a[:, :, 0, :1] * even, batch, -1, height, width)
     return Pooled(vector, {'weights': AttentionMap(weights, 'pool', (height, width))})
 
   def _dense(self, name: str, features: int, inputs: int, use_bias: bool) -> nn.Dense:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import accumulation_dtype, global_average, global_max
+from jattn.ops import accumulation_dtype, global_average, global_max, reshape
 from jattn.types import Pooled
 
 
@@ -36,5 +36,5 @@ class AverageMax(nn.Module):
       raise ValueError(f"{self.combine=} must be 'concatenate' or 'mean'")
     pooled = jnp.stack([global_average(x, mask=mask), global_max(x, mask=mask)], axis=1)
     if self.combine == 'concatenate':
-      return Pooled(pooled.reshape(x.shape[0], -1))
+      return Pooled(reshape(pooled, x.shape[0], -1))
     return Pooled(jnp.mean(pooled, axis=1, dtype=accumulation_dtype(x)).astype(x.dtype))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, for_each_image, reshape, weigh
 from jattn.types import AttentionMap, Pooled
 
 
@@ -64,22 +64,22 @@ class ClassAttention(nn.Module):
       raise ValueError(f'{self.num_heads=} must divide C={channels}')
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
     chex.assert_shape(kept, x.shape[:3])
-    kept = kept.reshape(batch, 1, 1, height * width)
+    kept = reshape(kept, batch, 1, 1, height * width)
     everyone = jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
     settings = {'inputs': channels, 'initialization': self.initialization, 'dtype': self.dtype}
 
     def project(name: str, tokens: jax.Array) -> jax.Array:
       out = dense(channels, name=name, use_bias=self.use_bias, **settings)(tokens)
-      return out.reshape(batch, -1, self.num_heads, channels // self.num_heads)
+      return reshape(out, batch, -1, self.num_heads, channels // self.num_heads)
 
     token = self.param('token', nn.initializers.normal(0.02), (1, 1, channels))
-    token = jnp.broadcast_to(token, (batch, 1, channels)).astype(x.dtype)
-    tokens = jnp.concatenate([token, x.reshape(batch, height * width, channels)], axis=1)
+    token = for_each_image(token[0], x).astype(x.dtype)
+    tokens = jnp.concatenate([token, reshape(x, batch, height * width, channels)], axis=1)
     query, key = project('query', token), project('key', tokens)
     pooled = weigh(attention_weights(query, key, mask=everyone), project('value', tokens))
     out = channels if self.out_features is None else self.out_features
-    vector = dense(out, name='out', **settings)(pooled.reshape(batch, channels))
+    vector = dense(out, name='out', **settings)(reshape(pooled, batch, channels))
     # A softmax over the positions alone is the quotient, also where the token keeps nearly all.
     weights = attention_weights(query, key[:, 1:], mask=kept)
-    weights = weights.reshape(batch, self.num_heads, height, width)
+    weights = reshape(weights, batch, self.num_heads, height, width)
     return Pooled(vector, {'weights': AttentionMap(weights, 'pool', (height, width))})

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear, Linen, Norm
-from jattn.ops import Init, attention_weights, weigh
+from jattn.ops import Init, attention_weights, for_each_image, reshape, weigh
 from jattn.types import AttentionMap, Pooled
 
 
@@ -83,7 +83,7 @@ class LatentAttentionPool(nn.Module):
       raise ValueError(f"{self.variant=} must be 'big_vision' or 'timm'")
     if mask is not None:
       chex.assert_shape(mask, x.shape[:3])
-      mask = mask.reshape(batch, 1, 1, height * width)
+      mask = reshape(mask, batch, 1, 1, height * width)
     by_authors = self.variant == 'big_vision'
     start = (
       nn.initializers.xavier_uniform() if by_authors else nn.initializers.normal(channels**-0.5)
@@ -96,15 +96,15 @@ class LatentAttentionPool(nn.Module):
 
     def project(name: str, tokens: jax.Array) -> jax.Array:
       out = layer(name, tokens, channels)
-      return out.reshape(batch, -1, self.num_heads, channels // self.num_heads)
+      return reshape(out, batch, -1, self.num_heads, channels // self.num_heads)
 
-    tokens = x.reshape(batch, height * width, channels)
-    query = project('query', jnp.broadcast_to(latent, (batch, 1, channels)).astype(x.dtype))
+    tokens = reshape(x, batch, height * width, channels)
+    query = project('query', for_each_image(latent[0], x).astype(x.dtype))
     weights = attention_weights(query, project('key', tokens), mask=mask)
-    y = weigh(weights, project('value', tokens)).reshape(batch, channels)
+    y = reshape(weigh(weights, project('value', tokens)), batch, channels)
     y = layer('out', y, channels)
     norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')
     hidden = layer('expand', norm(y), int(self.mlp_ratio * channels))
     vector = y + layer('reduce', nn.gelu(hidden, approximate=by_authors), channels)
-    weights = weights.reshape(batch, self.num_heads, height, width)
+    weights = reshape(weights, batch, self.num_heads, height, width)
     return Pooled(vector, {'weights': AttentionMap(weights, 'pool', (height, width))})

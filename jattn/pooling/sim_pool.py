@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
-from jattn.ops import Init, accumulation_dtype, attention_weights, global_average, largest
+from jattn.ops import Init, accumulation_dtype, attention_weights, global_average, largest, reshape
 from jattn.types import AttentionMap, Pooled
 
 
@@ -51,16 +51,16 @@ class SimPool(nn.Module):
       raise ValueError(f'{self.gamma=} must not be zero; None is the plain average')
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
     chex.assert_shape(kept, x.shape[:3])
-    kept = kept.reshape(batch, height * width)
+    kept = reshape(kept, batch, height * width)
 
     norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')
-    tokens = norm(x.reshape(batch, height * width, channels))
+    tokens = norm(reshape(x, batch, height * width, channels))
     layer = {'inputs': channels, 'use_bias': False, 'initialization': self.initialization}
     query = dense(channels, name='query', dtype=self.dtype, **layer)(global_average(x, mask=mask))
     key = dense(channels, name='key', dtype=self.dtype, **layer)(tokens)
     split = (batch, -1, self.num_heads, channels // self.num_heads)
     weights = attention_weights(
-      query.reshape(split), key.reshape(split), mask=kept[:, None, None, :]
+      reshape(query, *split), reshape(key, *split), mask=kept[:, None, None, :]
     )
 
     value = tokens.astype(accumulation_dtype(tokens))
@@ -70,10 +70,12 @@ class SimPool(nn.Module):
       # A value that is computed again for this, and rounded otherwise, may be less than the least.
       value = jnp.where(kept[..., None] & (value > least), value - least, 0) + self.eps
       value = value**self.gamma
-    vector = jnp.einsum('bmqk,bkmd->bqmd', weights, value.reshape(split)).reshape(batch, channels)
+    vector = reshape(
+      jnp.einsum('bmqk,bkmd->bqmd', weights, reshape(value, *split)), batch, channels
+    )
     if self.gamma is not None:
       anything = jnp.any(kept, axis=1)[:, None]
       vector = jnp.where(anything, jnp.where(anything, vector, 1) ** (1 / self.gamma), 0)
-    weights = weights.reshape(batch, self.num_heads, height, width)
+    weights = reshape(weights, batch, self.num_heads, height, width)
     maps = {'weights': AttentionMap(weights, 'pool', (height, width))}
     return Pooled(vector.astype(tokens.dtype), maps)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import masked_softmax, weighted_average
+from jattn.ops import masked_softmax, reshape, weighted_average
 from jattn.pooling.score import Score, ScoreKind
 from jattn.types import AttentionMap, Pooled
 
@@ -62,4 +62,4 @@ class WeightedAverage(nn.Module):
     weights = masked_softmax(scores, mask=mask, axis=(2, 3))
     vector = weighted_average(x, weights)
     grid = (x.shape[1], x.shape[2])
-    return Pooled(vector.reshape(x.shape[0], -1), {'weights': AttentionMap(weights, 'pool', grid)})
+    return Pooled(reshape(vector, x.shape[0], -1), {'weights': AttentionMap(weights, 'pool', grid)})

@@ -1,0 +1,87 @@
+"""Reshaping and repeating that know where the axes of an array lie on a mesh."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def reshape(x: jax.Array, *sizes: int) -> jax.Array:
+  """``x.reshape(sizes)``, also where the mesh's axes are explicit, as ``jax.make_mesh``'s are.
+
+  There JAX knows the place of every axis while it traces, and refuses a reshape that merges or
+  splits more than one at a time. Axes that become others together keep the place of the first of
+  them, so images that lie on several devices stay where they are.
+
+  Args:
+    x: any array.
+    sizes: of the result; one may be -1.
+
+  Returns:
+    The same numbers in the same order.
+
+  Raises:
+    TypeError: there are not as many numbers, or an axis that is not the first of those it is merged
+      with lies on several devices (``jax.core.ShardingTypeError`` is JAX's).
+
+  >>> reshape(jnp.arange(6), 3, -1).tolist()
+  [[0, 1], [2, 3], [4, 5]]
+  """
+  spec = jax.typeof(x).sharding.spec
+  if all(place is None for place in spec) or not x.size:
+    return x.reshape(sizes)
+  sizes = jax.eval_shape(lambda: jnp.zeros(x.shape).reshape(sizes)).shape
+  places: list = [None] * len(sizes)
+  for old, new in _together(x.shape, sizes):
+    placed = [axis for axis in old if spec[axis] is not None]
+    if not placed:
+      continue
+    if any(x.shape[axis] > 1 for axis in old[: old.index(placed[0])]) or len(placed) > 1:
+      return x.reshape(sizes)  # JAX says what it cannot do
+    first = next((axis for axis in new if sizes[axis] > 1), new[0])
+    places[first] = spec[placed[0]]
+  return jax.lax.reshape(x, sizes, out_sharding=_placed(x, places))
+
+
+def _together(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+  """The fewest consecutive axes of both shapes that hold equally many numbers, one after another.
+
+  >>> list(_together((2, 3, 4, 5), (6, 4, 5, 1)))
+  [([0, 1], [0]), ([2], [1]), ([3], [2, 3])]
+  """
+  i = j = 0
+  while i < len(old) and j < len(new):
+    ends = [i + 1, j + 1]
+    while math.prod(old[i : ends[0]]) != math.prod(new[j : ends[1]]):
+      shorter = math.prod(old[i : ends[0]]) > math.prod(new[j : ends[1]])
+      ends[shorter] += 1
+    if math.prod(old[ends[0] :]) == 1 and math.prod(new[ends[1] :]) == 1:
+      ends = [len(old), len(new)]
+    yield list(range(i, ends[0])), list(range(j, ends[1]))
+    i, j = ends
+
+
+def for_each_image(token: jax.Array, x: jax.Array) -> jax.Array:
+  """The same vectors for every image, on the devices where the images are.
+
+  Args:
+    token: [..., C].
+    x: [B, ...].
+
+  Returns:
+    [B, ..., C] in the type of ``token``.
+
+  >>> for_each_image(jnp.ones((1, 3)), jnp.zeros((2, 5, 3))).shape
+  (2, 1, 3)
+  """
+  if jax.typeof(x).sharding.spec[0] is None:
+    return jnp.broadcast_to(token, (x.shape[0], *token.shape))
+  zeros = jnp.zeros_like(x[(slice(None), *[0] * (x.ndim - 1))], dtype=token.dtype)
+  return jnp.expand_dims(zeros, [1 + axis for axis in range(token.ndim)]) + token
+
+
+def _placed(x: jax.Array, places: Sequence) -> NamedSharding:
+  """``places`` of the axes on the mesh of x."""
+  return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*places))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype, promote_dtype
 
 from jattn.names import look_up
-from jattn.ops import Init, accumulation_dtype, bias_init, convolve, dot, kernel_init
+from jattn.ops import Init, accumulation_dtype, bias_init, convolve, dot, kernel_init, place_as
 
 Norm = Literal['batch', 'group', 'layer']
 Activation = Literal['relu', 'gelu', 'gelu_tanh', 'silu', 'hard_swish']
@@ -274,6 +274,17 @@ def norm(
   raise ValueError(f"norm={kind!r} must be 'batch', 'group' or 'layer'")
 
 
+class Dropout(nn.Dropout):
+  """Linen's dropout, also of features on a mesh with explicit axes, where its draws are nowhere."""
+
+  @nn.nowrap
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Of any shape, and the same back."""
+    if self.deterministic or all(place is None for place in jax.typeof(inputs).sharding.spec):
+      return super().__call__(inputs)
+    return inputs * place_as(super().__call__(jnp.ones(inputs.shape, inputs.dtype)), inputs)
+
+
 class DropPath(nn.Module):
   """Stochastic depth: in training a branch of an image is dropped, the others are scaled up.
 
@@ -299,6 +310,7 @@ class DropPath(nn.Module):
       return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, shape)
+    kept = place_as(kept, x)
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 

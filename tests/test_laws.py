@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jattn.attention import Residual
 from jattn.types import Pooled
@@ -243,3 +245,18 @@ def test_rows_differ():
 
 def _output(returned):
   return returned.vector if isinstance(returned, Pooled) else returned.features
+
+
+@every_row
+def test_a_batch_may_lie_on_a_mesh_with_explicit_axes(row):
+  """As ``jax.make_mesh`` makes it: every result of an image is where the image is."""
+  index, variables = ROWS.index(row), initial(row.make(), draw())
+  mesh = AbstractMesh((2,), ('data',), axis_types=(AxisType.Explicit,))
+  x = jax.ShapeDtypeStruct((B, H, W, C), jnp.float32, sharding=NamedSharding(mesh, P('data')))
+  with jax.sharding.use_abstract_mesh(mesh):
+    found = jax.eval_shape(compiled(index), variables, x)
+    by_variables, by_x = jax.eval_shape(gradient(index), variables, x)
+  weights = [m.weights for m in found.maps.values() if m.weights.shape[0] == B]
+  for array in (_output(found), by_x, *weights):
+    assert array.sharding.spec[0] == 'data', array
+  assert all(a.sharding is None or not any(a.sharding.spec) for a in jax.tree.leaves(by_variables))

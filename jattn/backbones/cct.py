@@ -18,7 +18,16 @@ from jattn.backbones.slots import (
   places,
   run_stage,
 )
-from jattn.layers import Activation, DropPath, activation, conv, dense, drop_path_rates, layer_norm
+from jattn.layers import (
+  Activation,
+  Dropout,
+  DropPath,
+  activation,
+  conv,
+  dense,
+  drop_path_rates,
+  layer_norm,
+)
 from jattn.ops import Init, attention_weights, reshape, weigh
 from jattn.types import Attended, AttentionMap
 
@@ -62,7 +71,7 @@ class CompactAttention(nn.Module):
       return reshape(heads, batch, height * width, self.num_heads, -1)
 
     weights = attention_weights(project('query'), project('key'))
-    kept = nn.Dropout(self.dropout, deterministic=not train)(weights)
+    kept = Dropout(self.dropout, deterministic=not train)(weights)
     out = reshape(weigh(kept, project('value')), *x.shape)
     maps = {'weights': AttentionMap(weights, 'position', (height, width))}
     return Attended(_dense(self, 'out', channels, out), maps)

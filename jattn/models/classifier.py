@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import dense, layer_norm
+from jattn.layers import Dropout, dense, layer_norm
 from jattn.layouts import Layouts, prefixed
 from jattn.ops import Init
 from jattn.types import AttentionMap, Pooled, Prediction
@@ -43,10 +43,10 @@ class Head(nn.Module):
     chex.assert_rank(vector, 2)
     x = layer_norm(name='norm', dtype=self.dtype)(vector) if self.norm else vector
     if not self.hidden:
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = Dropout(self.dropout, deterministic=not train)(x)
     for index, width in enumerate(self.hidden):
       x = nn.relu(self._dense(f'hidden_{index}', width, x))
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = Dropout(self.dropout, deterministic=not train)(x)
     logits = self._dense('logits', self.num_classes, x)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

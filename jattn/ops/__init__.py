@@ -28,7 +28,7 @@ from jattn.ops.relative import (
   resize_relative,
   resize_relative_geometric,
 )
-from jattn.ops.reshape import for_each_image, reshape
+from jattn.ops.reshape import for_each_image, place_as, reshape
 from jattn.ops.resize import resize_positions
 from jattn.ops.rotary import rotary_angles, rotate
 from jattn.ops.softmax import accumulation_dtype, masked_softmax
@@ -61,6 +61,7 @@ __all__ = [
   'masked_softmax',
   'max_pool',
   'normalize',
+  'place_as',
   'relative_bias',
   'relative_index',
   'relative_index_1d',

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jattn.ops.convolution_forms import (
   Sides,
@@ -91,11 +92,28 @@ def convolve(
     'preferred_element_type': preferred_element_type,
   }
   strides = tuple(window_strides)
+  if any(place is not None for place in jax.typeof(lhs).sharding.spec):
+    return _on_a_mesh(lhs, rhs, strides, padding, settings)
   if _is_plain(lhs, rhs, settings):
     sides = _sides(padding, lhs.shape[1:3], rhs.shape[:2], strides)
     if _images_at_a_time(lhs, rhs, strides, sides):
       return _convolve(lhs, rhs, strides, sides)
   return lax.conv_general_dilated(lhs, rhs, strides, padding, **settings)
+
+
+def _on_a_mesh(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding, settings: dict
+) -> jax.Array:
+  """lax's, its output where the images are; JAX 0.10 has no gradient for explicit axes."""
+  images = jax.typeof(x).sharding
+  numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, settings['dimension_numbers'])
+  places = [None] * x.ndim
+  places[numbers.out_spec[0]] = images.spec[numbers.lhs_spec[0]]
+  form = functools.partial(
+    lax.conv_general_dilated, window_strides=strides, padding=padding, **settings
+  )
+  out = NamedSharding(images.mesh, PartitionSpec(*places))
+  return jax.sharding.auto_axes(form, out_sharding=out)(x, kernel)
 
 
 def _is_plain(x: jax.Array, kernel: jax.Array, settings: dict) -> bool:

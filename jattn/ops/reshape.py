@@ -79,7 +79,28 @@ def for_each_image(token: jax.Array, x: jax.Array) -> jax.Array:
   if jax.typeof(x).sharding.spec[0] is None:
     return jnp.broadcast_to(token, (x.shape[0], *token.shape))
   zeros = jnp.zeros_like(x[(slice(None), *[0] * (x.ndim - 1))], dtype=token.dtype)
-  return jnp.expand_dims(zeros, [1 + axis for axis in range(token.ndim)]) + token
+  return jnp.expand_dims(zeros, [1 + axis for axis in range(token.ndim)]) + token[None]
+
+
+def place_as(values: jax.Array, x: jax.Array) -> jax.Array:
+  """``values`` on the devices where the same axes of x are, if the mesh's axes are explicit.
+
+  Args:
+    values: as many axes as x, each as long or of length one.
+    x: any array.
+
+  Returns:
+    The same numbers.
+
+  >>> place_as(jnp.ones((2, 1)), jnp.zeros((2, 3))).shape
+  (2, 1)
+  """
+  spec = jax.typeof(x).sharding.spec
+  if all(place is None for place in spec):
+    return values
+  same = (size == other for size, other in zip(values.shape, x.shape, strict=True))
+  places = [place if here else None for place, here in zip(spec, same, strict=True)]
+  return jax.sharding.reshard(values, _placed(x, places))
 
 
 def _placed(x: jax.Array, places: Sequence) -> NamedSharding:

@@ -65,8 +65,8 @@ def convolve(
   not kept. Windows of 3x3 at a stride of one, between 32 channels and features or more, take a
   quarter of the multiplications (Winograd; Lavin & Gray 2016, arXiv 1509.09308; see
   ``jattn.ops.winograd``): float32 errors are then about twice lax's. Lowered for another platform,
-  or where it would not gain (see ``_images_at_a_time``), all is lax's. Forward mode, higher
-  derivatives and ``vmap`` work as lax's do.
+  or where it would not gain (see ``_images_at_a_time``), or of images on a mesh with explicit axes,
+  all is lax's. Forward mode, higher derivatives and ``vmap`` work as lax's do.
 
   Args:
     lhs: x; the fast form is for [B, H, W, C].

@@ -23,8 +23,8 @@ def reshape(x: jax.Array, *sizes: int) -> jax.Array:
     The same numbers in the same order.
 
   Raises:
-    TypeError: there are not as many numbers, or an axis that is not the first of those it is merged
-      with lies on several devices (``jax.core.ShardingTypeError`` is JAX's).
+    TypeError: there are not as many numbers. Where an axis that is not the first of those it is
+      merged with has a place, JAX's own ``ShardingTypeError``.
 
   >>> reshape(jnp.arange(6), 3, -1).tolist()
   [[0, 1], [2, 3], [4, 5]]
@@ -32,7 +32,7 @@ def reshape(x: jax.Array, *sizes: int) -> jax.Array:
   spec = jax.typeof(x).sharding.spec
   if all(place is None for place in spec) or not x.size:
     return x.reshape(sizes)
-  sizes = jax.eval_shape(lambda: jnp.zeros(x.shape).reshape(sizes)).shape
+  sizes = jax.eval_shape(lambda: jnp.zeros(x.shape).reshape(sizes)).shape  # -1 is known now
   places: list = [None] * len(sizes)
   for old, new in _together(x.shape, sizes):
     placed = [axis for axis in old if spec[axis] is not None]

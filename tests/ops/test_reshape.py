@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jattn import create_model
 from jattn.layers import Dropout, DropPath
-from jattn.ops import for_each_image, reshape
+from jattn.ops import convolve, for_each_image, max_pool, reshape
 
 MESH = AbstractMesh((2, 2), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
 
@@ -66,3 +67,42 @@ def test_what_is_dropped_is_drawn_for_images_on_a_mesh(layer):
   found = traced(lambda x: drop(key, x), at((4, 6, 2), 'data'))
   assert found.sharding.spec[0] == 'data'
   assert set(np.unique(drop(key, jnp.ones((16, 6, 2))))) == {0, 2}
+
+
+def test_numbers_and_gradients_are_those_of_no_mesh():
+  keys = jax.random.split(jax.random.key(0), 3)
+  shapes = ((2, 6, 4, 3), (3, 3, 3, 4), (4,))
+  arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+  def loss(x, kernel, token):
+    y = convolve(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    y = reshape(max_pool(y), 2, 6, 1, 4)
+    return jnp.sum(jnp.sin(jnp.concatenate([for_each_image(token[None, None], x), y], 1)))
+
+  compute = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+  want = compute(*arrays)
+  mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Explicit,))
+  placed = [
+    jax.device_put(array, NamedSharding(mesh, P(*place)))
+    for array, place in zip(arrays, (('data',), (), ()), strict=True)
+  ]
+  assert jax.typeof(placed[0]).sharding.spec[0] == 'data'
+  for a, b in zip(jax.tree.leaves(compute(*placed)), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('name', 'side'), [('seed_classifier', 32), ('cct_2_3x2_32', 32), ('vit_tiny_patch16_224', 224)]
+)
+def test_a_network_trains_on_images_on_a_mesh(name, side):
+  model = create_model(name, num_classes=10)
+  variables = jax.eval_shape(
+    lambda key: model.init(key, jnp.zeros((1, side, side, 3)), train=False), jax.random.key(0)
+  )
+
+  def loss(variables, x):
+    rngs = {'dropout': jax.random.key(0)}
+    return jnp.sum(jnp.sin(model.apply(variables, x, train=True, rngs=rngs).logits))
+
+  found = traced(jax.grad(loss, (0, 1)), variables, at((4, side, side, 3), 'data'))
+  assert found[1].sharding.spec[0] == 'data'

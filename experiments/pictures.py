@@ -66,39 +66,28 @@ def draw_attention(
     return False
   name = list(drawable)[-1]
   heat = drawable[name]
-  columns = min(4, len(images))
-  rows = -(-len(images) // columns)
-  figure, axes = plt.subplots(
-    rows,
-    2 * columns,
-    figsize=(2.9 * columns, 1.5 * rows + 0.7),
-    squeeze=False,
-    layout='constrained',
-  )
-  for axis in axes.flat:
-    axis.set_axis_off()
-  size = images.shape[1:3]
-  for index, image in enumerate(images):
-    left, right = axes[index // columns, 2 * (index % columns) :][:2]
-    left.imshow(image, interpolation='nearest')
-    right.imshow(image, interpolation='nearest')
-    extent = (-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)
+  figure, pairs, beside = _pairs(len(images), images.shape[1] / images.shape[2])
+  height, width = images.shape[1:3]
+  apart = 1 + _BETWEEN / _SIDE
+  for axis, image, weights, true, guess in zip(pairs, images, heat, truth, predicted, strict=True):
+    axis.imshow(image, interpolation='nearest', extent=(0, width, height, 0))
+    over = (apart * width, (apart + 1) * width, height, 0)
+    axis.imshow(image, interpolation='nearest', extent=over)
     # A shared scale: two pictures of one colour mean the same weight.
-    shown = right.imshow(
-      heat[index],
+    shown = axis.imshow(
+      weights,
       cmap='inferno',
       alpha=0.65,
       vmin=0,
       vmax=max(float(heat.max()), 1e-9),
-      extent=extent,
+      extent=over,
       interpolation='bilinear',
     )
-    wrong = truth[index] is not None and truth[index] != predicted[index]
-    text = f'{predicted[index]}' if truth[index] is None else f'{truth[index]} → {predicted[index]}'
-    left.set_title(text, fontsize=9, color='crimson' if wrong else 'black')
-  tall = rows > 1
-  label = 'times the uniform weight' if tall else 'times uniform'
-  bar = figure.colorbar(shown, ax=axes, shrink=0.6 if tall else 0.9, label=label)
+    axis.set_xlim(0, over[1])
+    color = 'black' if true in (None, guess) else 'crimson'
+    axis.set_title(guess if true is None else f'{true} → {guess}', fontsize=9, color=color, pad=3)
+  label = 'times the uniform weight' if len(images) > 8 else 'times uniform'
+  bar = figure.colorbar(shown, cax=beside, label=label)
   bar.solids.set_alpha(1)
   grid = maps[name].grid
   head = 'true → predicted (red: wrong)' if any(t is not None for t in truth) else 'predicted'
@@ -108,6 +97,46 @@ def draw_attention(
   figure.savefig(path, dpi=110)
   plt.close(figure)
   return True
+
+
+# Inches: a picture, between the two of an image, between images, above them and beside them all.
+_SIDE, _BETWEEN, _MARGIN, _TITLE, _HEAD, _BAR = 1.3, 0.08, 0.15, 0.22, 0.55, 0.8
+_NARROWEST = 5.5  # what the caption needs
+
+
+def _pairs(count: int, aspect: float) -> tuple[plt.Figure, list[plt.Axes], plt.Axes]:
+  """A figure with a place for each of ``count`` pairs of pictures, at most four in a row.
+
+  Places are reckoned here: the solver of matplotlib takes a second for these.
+
+  Args:
+    count: of images.
+    aspect: an image's height as a multiple of its width.
+
+  Returns:
+    The figure, an axis for each pair and one for the bar of colours.
+  """
+  columns = min(4, count)
+  rows = -(-count // columns)
+  pair, tall = 2 * _SIDE + _BETWEEN, aspect * _SIDE
+  width = columns * (pair + _MARGIN) + _MARGIN + _BAR
+  left = max(0.0, _NARROWEST - width) / 2
+  size = np.array([width + 2 * left, _HEAD + rows * (_TITLE + tall + _MARGIN)])
+  figure = plt.figure(figsize=size)
+
+  def place(x: float, y: float, wide: float, high: float) -> plt.Axes:
+    """From the upper left corner."""
+    return figure.add_axes((x / size[0], 1 - (y + high) / size[1], wide / size[0], high / size[1]))
+
+  axes = []
+  for index in range(count):
+    row, column = divmod(index, columns)
+    x = left + _MARGIN + column * (pair + _MARGIN)
+    axes.append(place(x, _HEAD + _TITLE + row * (_TITLE + tall + _MARGIN), pair, tall))
+    axes[-1].set_axis_off()
+  high = min(size[1] - _HEAD - _TITLE - _MARGIN, 4.0)
+  middle = (_HEAD + _TITLE + size[1] - _MARGIN - high) / 2
+  return figure, axes, place(left + width - _BAR + 0.05, middle, 0.14, high)
 
 
 def draw_curves(path: pathlib.Path, metrics: Sequence[Mapping[str, Any]]) -> None:

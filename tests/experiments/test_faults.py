@@ -19,7 +19,7 @@ from experiments.errors import Diverged
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Dropout is in the model; augmentation and the moving average are on.
 COMMAND = (
-  '--steps 12 --batch-size 16 --log-every 1 --checkpoint-every 3 --evaluate-every 6 '
+  '--steps 12 --batch-size 8 --log-every 1 --checkpoint-every 3 --evaluate-every 6 '
   '--ema-decay 0.9 --augment.crop-padding 2 --augment.flip True --augment.mixup 1 '
   '--augment.erasing 0.5'
 ).split()
@@ -102,13 +102,17 @@ def assert_equal_bits(a: pathlib.Path, b: pathlib.Path) -> None:
   assert lines(a) == lines(b)
 
 
-def test_killed_at_a_random_moment_and_going_on_is_bit_equal(uninterrupted, data, tmp_path):
-  out = tmp_path / 'killed'
-  moment = random.SystemRandom().randrange(4, 12)
+def test_asked_to_leave_then_killed_at_a_random_moment_and_going_on_is_bit_equal(
+  uninterrupted, data, tmp_path
+):
+  out = tmp_path / 'interrupted'
+  left = asked_to_leave(out, data, signal.SIGTERM)
+  moment = random.SystemRandom().randrange(left + 1, 12)
   process = start(out, data)
   wait_for(out, moment, process)
   process.send_signal(signal.SIGKILL)
-  finish(process)
+  _, output = finish(process)
+  assert f'going on from step {left}' in output
   assert not (out / 'result.json').exists()
   code, output = finish(start(out, data))
   assert code == 0, output
@@ -116,9 +120,12 @@ def test_killed_at_a_random_moment_and_going_on_is_bit_equal(uninterrupted, data
   assert_equal_bits(uninterrupted, out)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_leave_it_saves_and_says_so(uninterrupted, data, tmp_path, number):
-  out = tmp_path / 'asked'
+def test_interrupted_from_the_keyboard_it_saves_and_says_so(data, tmp_path):
+  asked_to_leave(tmp_path / 'asked', data, signal.SIGINT)
+
+
+def asked_to_leave(out: pathlib.Path, data: str, number: signal.Signals) -> int:
+  """Returns the step that was saved."""
   process = start(out, data)
   wait_for(out, 4, process)
   process.send_signal(number)
@@ -126,19 +133,17 @@ def test_asked_to_leave_it_saves_and_says_so(uninterrupted, data, tmp_path, numb
   assert code == 75, output
   status = json.loads((out / 'status.json').read_text())
   assert status['state'] == 'stopped'
-  assert signal.Signals(number).name in status['reason']
+  assert number.name in status['reason']
   assert (out / 'ckpt' / str(status['step'])).is_dir()
-  if number == signal.SIGTERM:
-    code, output = finish(start(out, data))
-    assert f'going on from step {status["step"]}' in output
-    assert_equal_bits(uninterrupted, out)
+  return status['step']
 
 
 def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(data, tmp_path):
   """Images of NaN cannot come from a file, so the learning rate is made to overflow."""
   out = tmp_path / 'x'
   arguments = (
-    '--steps 40 --batch-size 16 --log-every 2 --checkpoint-every 2 --optimizer.name sgd '
+    '--model seed_classifier_weighted_average --steps 40 --batch-size 8 --log-every 2 '
+    '--checkpoint-every 2 --optimizer.name sgd '
     '--optimizer.learning-rate 1e30 --optimizer.warmup 0.9 --optimizer.clip-norm None --max-skips 2'
   ).split()
   with pytest.raises(Diverged, match='2 updates in a row were not finite') as caught:

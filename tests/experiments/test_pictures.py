@@ -1,6 +1,7 @@
 """Which map is drawn, and what it shows."""
 
 import numpy as np
+import pytest
 
 from experiments import pictures
 from jattn.types import AttentionMap
@@ -41,6 +42,30 @@ def test_the_last_map_of_the_model_is_drawn(tmp_path, monkeypatch):
   told = {'images': images, 'truth': ['a'], 'predicted': ['a']}
   assert pictures.draw_attention(tmp_path / 'x.png', maps=maps, **told)
   assert drawn == ['pool']
+
+
+@pytest.mark.parametrize('count', [1, 6])
+def test_no_word_is_cut_off_and_none_lies_on_another(tmp_path, monkeypatch, count):
+  figures = []
+  monkeypatch.setattr(pictures.plt, 'close', figures.append)
+  weights = np.full((count, 1, 16, 16), 1 / 16, np.float32)
+  assert pictures.draw_attention(
+    tmp_path / 'x.png',
+    images=np.zeros((count, 8, 12, 3), np.uint8),
+    maps={'attention/weights': AttentionMap(weights, 'position', (4, 4))},
+    truth=['automobile'] * count,
+    predicted=['aeroplane'] * count,
+  )
+  (figure,) = figures
+  figure.draw_without_rendering()
+  *pairs, bar = figure.axes
+  texts = [axis.title for axis in pairs] + [figure._suptitle, bar.yaxis.label]
+  boxes = [text.get_window_extent() for text in texts]
+  assert len(boxes) == count + 2
+  for index, box in enumerate(boxes):
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, texts[index]
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, texts[index]
+    assert not any(box.overlaps(other) for other in boxes[:index]), texts[index]
 
 
 class _Noted(dict):

@@ -1,5 +1,6 @@
 """The main job on the embedded digits, small: what it writes, and what it refuses."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -17,7 +18,20 @@ from experiments.reload import reload_run
 from experiments.rundir import RunDirectory
 from experiments.settings import TrainConfig
 
-SMALL = '--steps 6 --batch-size 16 --log-every 2 --checkpoint-every 3 --evaluate-every 3'.split()
+MODEL = 'seed_classifier_tiny'
+SMALL = (
+  f'--model {MODEL} --steps 6 --batch-size 16 --log-every 2 --checkpoint-every 3 --evaluate-every 3'
+).split()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _tiny():
+  """Eight devices each keep and move all parameters: fewer than the seed's."""
+  tiny = functools.partial(jattn.models.seed_classifier, widths=(4, 8, 8), hidden=16)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(jattn.models.MODELS, MODEL, tiny)
+    patch.setitem(jattn.models.FACTS, MODEL, jattn.models.FACTS['seed_classifier'])
+    yield
 
 
 def run(out, *extra):
@@ -49,7 +63,7 @@ def test_the_directory_tells_all(finished):
     assert result[key] is not None, key
   assert result['steps'] == 6
   assert result['test_images'] == 500
-  assert result['parameters'] == 2_555_850
+  assert result['parameters'] == 3_316
   assert np.sum(result['test_confusion']) == 500
   np.testing.assert_allclose(
     np.trace(result['test_confusion']) / 500, result['test_accuracy'], atol=1e-6
@@ -165,11 +179,14 @@ def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path,
     run(tmp_path / 'a', '--model', 'seed_clasifier')
   with pytest.raises(ConfigError, match="--attention squeeze_exite: .* mean 'squeeze_excite'"):
     run(tmp_path / 'a', '--model', 'resnet20', '--attention', 'squeeze_exite')
-  with pytest.raises(ConfigError, match="'seed_classifier' takes no setting 'pool'"):
+  with pytest.raises(ConfigError, match="'seed_.*' takes no setting 'pool'"):
     run(tmp_path / 'a', '--pool', 'average')
   for flags, message in (
-    ('--drop-path 0.1', "--drop-path 0.1: model 'seed_classifier' takes no setting 'drop_path'"),
-    ('--optimizer.layer-decay 0.5', '--optimizer.layer-decay 0.5, .*seed_classifier: .* needs blo'),
+    ('--drop-path 0.1', r"--drop-path 0\.1: model 'seed_.*' takes no setting 'drop_path'"),
+    (
+      '--optimizer.layer-decay 0.5',
+      '--optimizer.layer-decay 0.5, .*seed_classifier.*: .* needs blo',
+    ),
     (
       '--model resnet20 --freeze stage_7',
       "--freeze stage_7, --model resnet20: nothing is called 'stage_7'.*'stage_2', 'backbone'",
@@ -243,7 +260,7 @@ def test_weights_leave_as_files_and_come_back(finished, tmp_path, capsys):
   assert (saved['num_classes'], saved['library_name']) == (10, 'jattn')
   assert saved['pretrained_cfg']['mean'] == pytest.approx(run.setup.facts.mean)
   assert saved['pretrained_cfg']['input_size'] == [3, 32, 32]
-  again = jattn.load_weights(folder, jattn.create_model('seed_classifier'))
+  again = jattn.load_weights(folder, jattn.create_model(MODEL))
   for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.variables), strict=True):
     np.testing.assert_array_equal(one, other)
   with pytest.raises(RunError, match='overwrite'):

@@ -47,12 +47,13 @@ def compiled(index: int, dtype=None):
 
 @functools.cache
 def gradient(index: int):
-  """(variables, x) -> the gradient, along a random direction, of the output by both."""
+  """(variables, x) -> the gradient, along a random direction, of the output by both; the output."""
 
   def along(variables, x):
-    return (_output(compiled(index)(variables, x)) * draw(5, ROWS[index].shape)).sum()
+    out = _output(compiled(index)(variables, x))
+    return (out * draw(5, ROWS[index].shape)).sum(), out
 
-  return jax.jit(jax.grad(along, (0, 1)))
+  return jax.jit(jax.grad(along, (0, 1), has_aux=True))
 
 
 def apply(row: Row, x, *, dtype=None, variables=None):
@@ -134,7 +135,7 @@ def test_6_no_dead_parameter(row):
   variables = variables_of(index)
   if not variables:
     return
-  moved, _ = gradient(index)(variables, draw())
+  (moved, _), _ = gradient(index)(variables, draw())
   leaves = jax.tree_util.tree_leaves_with_path(moved['params'])
   largest = {'/'.join(part.key for part in path): np.abs(leaf).max() for path, leaf in leaves}
   assert np.isfinite(list(largest.values())).all()
@@ -191,10 +192,11 @@ def test_10_a_residual_around_it_starts_as_the_exact_identity(row):
 
 @every_row
 def test_9_reading_the_maps_changes_nothing(row):
-  module, variables = row.make(), variables_of(ROWS.index(row))
-  without = jax.jit(lambda v, x: _output(module.apply(v, x, train=False)))
+  """The program of the gradient does not return them."""
+  index = ROWS.index(row)
+  _, without = gradient(index)(variables_of(index), draw())
   out, _ = apply(row, draw())
-  np.testing.assert_allclose(without(variables, draw()), out, atol=1e-6)
+  np.testing.assert_allclose(without, out, atol=1e-6)
 
 
 STARTS = ('flax', 'torch', 'paper')
@@ -250,12 +252,14 @@ def _output(returned):
 @every_row
 def test_a_batch_may_lie_on_a_mesh_with_explicit_axes(row):
   """As ``jax.make_mesh`` makes it: every result of an image is where the image is."""
-  index, variables = ROWS.index(row), initial(row.make(), draw())
+  index = ROWS.index(row)
+  like = functools.partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype))
+  variables = like(variables_of(index))
   mesh = AbstractMesh((2,), ('data',), axis_types=(AxisType.Explicit,))
   x = jax.ShapeDtypeStruct((B, H, W, C), jnp.float32, sharding=NamedSharding(mesh, P('data')))
   with jax.sharding.use_abstract_mesh(mesh):
     found = jax.eval_shape(compiled(index), variables, x)
-    by_variables, by_x = jax.eval_shape(gradient(index), variables, x)
+    (by_variables, by_x), _ = jax.eval_shape(gradient(index), variables, x)
   weights = [m.weights for m in found.maps.values() if m.weights.shape[0] == B]
   for array in (_output(found), by_x, *weights):
     assert array.sharding.spec[0] == 'data', array

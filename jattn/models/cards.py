@@ -74,15 +74,12 @@ def make_card(
 ) -> ModelCard:
   """The card of ``model`` for images of ``image_size``."""
   images = jax.ShapeDtypeStruct((1, image_size, image_size, model.channels), jnp.float32)
-  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-
-  def forward(variables, images):
-    return model.apply(variables, images, train=False)
-
-  prediction = jax.eval_shape(forward, variables, images)
+  prediction, variables = jax.eval_shape(
+    lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
+  )
 
   def logits(variables, images):
-    return forward(variables, images).logits
+    return model.apply(variables, images, train=False).logits
 
   return ModelCard(
     name=name,

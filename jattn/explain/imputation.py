@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops import accumulation_dtype
+
 
 @functools.partial(jax.jit, static_argnames=('tolerance', 'steps'))
 def impute(
@@ -52,7 +54,7 @@ def impute(
     found, _ = jax.scipy.sparse.linalg.cg(apply, right - apply(start), tol=tolerance, maxiter=steps)
     return jnp.where(gone, start + found, image)
 
-  whole = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+  whole = images.astype(accumulation_dtype(images))
   return jax.vmap(one)(whole, gone).astype(images.dtype)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import Dropout, dense, layer_norm
 from jattn.layouts import Layouts, prefixed
-from jattn.ops import Init
+from jattn.ops import Init, accumulation_dtype
 from jattn.types import AttentionMap, Pooled, Prediction
 
 
@@ -48,7 +48,7 @@ class Head(nn.Module):
       x = nn.relu(self._dense(f'hidden_{index}', width, x))
       x = Dropout(self.dropout, deterministic=not train)(x)
     logits = self._dense('logits', self.num_classes, x)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return logits.astype(accumulation_dtype(logits))
 
   def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
     return dense(

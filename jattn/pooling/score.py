@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
+from jattn.ops import accumulation_dtype
 
 ScoreKind = Literal['linear', 'tanh', 'gated']
 
@@ -47,6 +48,6 @@ class Score(nn.Module):
         gate = dense(self.hidden, inputs=x.shape[-1], name='gate', dtype=self.dtype)
         hidden = hidden * nn.sigmoid(gate(x))
       x = hidden
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(accumulation_dtype(x))
     scores = nn.Dense(self.num_maps, use_bias=self.use_bias, name='score')(x)
     return scores.transpose(0, 3, 1, 2)

@@ -100,7 +100,7 @@ def file(tmp_path_factory):
 @pytest.mark.parametrize('pool', ['max', 'weighted_average'])
 def test_a_small_run_learns_and_writes_its_line(pool, file, tmp_path, capsys):
   out = tmp_path / 'lines.jsonl'
-  small = ['--width', '0.05', '--epochs', '4', '--batch-size', '50', '--runs', '1']
+  small = ['--width', '0.05', '--epochs', '2', '--batch-size', '50', '--runs', '1']
   command = ['--data', f'npz:{file}', *small, '--pool', pool, '--out', str(out)]
   assert cifar_sprint.main(command) == 0
   (line,) = map(json.loads, out.read_text().splitlines())

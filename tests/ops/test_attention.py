@@ -148,3 +148,10 @@ def test_bad_shapes_are_refused(rng):
     attend(q, k, v[:5])
   with pytest.raises(AssertionError):
     attend(q[None], k, v)
+
+
+def test_weights_of_bfloat16_are_float32_where_no_type_is_promoted_by_itself():
+  with jax.numpy_dtype_promotion('strict'):
+    weights = attention_weights(*jnp.ones((2, 3, 1, 4), jnp.bfloat16))
+  assert weights.dtype == jnp.float32
+  np.testing.assert_allclose(weights, np.full((1, 3, 3), 1 / 3), rtol=1e-6)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jattn.ops.attention_blocks import (
   heads_apart,
@@ -25,6 +26,7 @@ from jattn.ops.attention_blocks import (
   sum_to,
 )
 from jattn.ops.attention_operands import Pairs, check_attention
+from jattn.ops.reshape import reshape
 from jattn.ops.softmax import accumulation_dtype
 
 _TILE = 2**19  # numbers in a block of scores, all heads and leading dimensions together
@@ -94,17 +96,36 @@ def chunked_attend(
   mask_function, mask_values, mask_constants = operand(mask)
   plan = dataclasses.replace(plan, bias=bias_function, mask=mask_function)
   dtype = accumulation_dtype(q, k, v)
-  out, lse = _attend(
-    plan,
-    jnp.moveaxis(q.reshape(batch, num_queries, key_heads, group, width), 1, 3),
-    jnp.moveaxis(k.reshape(batch, num_keys, key_heads, width), 1, 2),
-    jnp.moveaxis(v.reshape(batch, num_keys, key_heads, value_width), 1, 2),
+  q = jnp.moveaxis(reshape(q, batch, num_queries, key_heads, group, width), 1, 3)
+  out, lse = _on_its_mesh(plan, q)(
+    q,
+    jnp.moveaxis(reshape(k, batch, num_keys, key_heads, width), 1, 2),
+    jnp.moveaxis(reshape(v, batch, num_keys, key_heads, value_width), 1, 2),
     jnp.asarray(width**-0.5 if scale is None else scale, dtype),
     bias_values,
     _Fixed(bias_constants, mask_values, mask_constants),
   )
-  out = jnp.moveaxis(out, 3, 1).reshape(*leading, num_queries, num_heads, value_width)
-  return out, lse.reshape(*leading, num_heads, num_queries)
+  out = reshape(jnp.moveaxis(out, 3, 1), *leading, num_queries, num_heads, value_width)
+  return out, reshape(lse, *leading, num_heads, num_queries)
+
+
+def _on_its_mesh(plan: '_Plan', q: jax.Array) -> Callable[..., Any]:
+  """Images and heads stay where they are on a mesh with explicit axes; what is between is XLA's.
+
+  A bias and a mask that are functions were traced with these axes and are called with them.
+  """
+  queries = jax.typeof(q).sharding
+  if all(place is None for place in queries.spec):
+    return partial(_attend, plan)
+
+  def traced(function):
+    if function is not None:
+      return jax.sharding.explicit_axes(function, in_sharding=whole)
+
+  whole = NamedSharding(queries.mesh, PartitionSpec())
+  plan = dataclasses.replace(plan, bias=traced(plan.bias), mask=traced(plan.mask))
+  out = NamedSharding(queries.mesh, PartitionSpec(*queries.spec[:2]))
+  return jax.sharding.auto_axes(partial(_attend, plan), out_sharding=(out, out))
 
 
 @dataclasses.dataclass(frozen=True)

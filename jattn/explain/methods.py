@@ -28,6 +28,7 @@ from jattn.explain.perturbation import occlusion, rise
 from jattn.explain.resizing import upsample
 from jattn.explain.subject import Subject
 from jattn.names import look_up
+from jattn.ops.reshape import placed_by_xla
 
 # Subject -> [B, h, w]; what else a method takes is keyword-only.
 METHODS: dict[str, Callable[..., jax.Array]] = {
@@ -113,7 +114,8 @@ def explain(
   _check(images, targets)
   arrays = {n: value for n, value in settings.items() if isinstance(value, np.ndarray | jax.Array)}
   fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in arrays))
-  return _explain(method, model, fixed, variables, images, targets, key, arrays)
+  run = placed_by_xla(functools.partial(_explain, method, model, fixed), images)
+  return run(variables, images, targets, key, arrays)
 
 
 def degenerate(maps: jax.Array) -> jax.Array:

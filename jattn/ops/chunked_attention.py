@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jattn.ops.attention_blocks import (
   heads_apart,
@@ -26,7 +25,7 @@ from jattn.ops.attention_blocks import (
   sum_to,
 )
 from jattn.ops.attention_operands import Pairs, check_attention
-from jattn.ops.reshape import reshape
+from jattn.ops.reshape import placed_as_traced, placed_by_xla, reshape
 from jattn.ops.softmax import accumulation_dtype
 
 _TILE = 2**19  # numbers in a block of scores, all heads and leading dimensions together
@@ -87,7 +86,8 @@ def chunked_attend(
 
   def operand(pairs: Pairs | None) -> tuple[Callable[..., jax.Array] | None, Any, Any]:
     if callable(pairs):
-      return open_function(pairs, (plan.queries, plan.keys), (key_heads, group))
+      function, *values = open_function(pairs, (plan.queries, plan.keys), (key_heads, group))
+      return placed_as_traced(function, q), *values
     if pairs is None:
       return None, None, ()
     return None, heads_apart(pairs, leading, (key_heads, group), (num_queries, num_keys)), ()
@@ -97,7 +97,7 @@ def chunked_attend(
   plan = dataclasses.replace(plan, bias=bias_function, mask=mask_function)
   dtype = accumulation_dtype(q, k, v)
   q = jnp.moveaxis(reshape(q, batch, num_queries, key_heads, group, width), 1, 3)
-  out, lse = _on_its_mesh(plan, q)(
+  out, lse = placed_by_xla(partial(_attend, plan), q, axes=2)(
     q,
     jnp.moveaxis(reshape(k, batch, num_keys, key_heads, width), 1, 2),
     jnp.moveaxis(reshape(v, batch, num_keys, key_heads, value_width), 1, 2),
@@ -107,25 +107,6 @@ def chunked_attend(
   )
   out = reshape(jnp.moveaxis(out, 3, 1), *leading, num_queries, num_heads, value_width)
   return out, reshape(lse, *leading, num_heads, num_queries)
-
-
-def _on_its_mesh(plan: '_Plan', q: jax.Array) -> Callable[..., Any]:
-  """Images and heads stay where they are on a mesh with explicit axes; what is between is XLA's.
-
-  A bias and a mask that are functions were traced with these axes and are called with them.
-  """
-  queries = jax.typeof(q).sharding
-  if all(place is None for place in queries.spec):
-    return partial(_attend, plan)
-
-  def traced(function):
-    if function is not None:
-      return jax.sharding.explicit_axes(function, in_sharding=whole)
-
-  whole = NamedSharding(queries.mesh, PartitionSpec())
-  plan = dataclasses.replace(plan, bias=traced(plan.bias), mask=traced(plan.mask))
-  out = NamedSharding(queries.mesh, PartitionSpec(*queries.spec[:2]))
-  return jax.sharding.auto_axes(partial(_attend, plan), out_sharding=(out, out))
 
 
 @dataclasses.dataclass(frozen=True)

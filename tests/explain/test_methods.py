@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jattn.explain import CONTROLS, METHODS, degenerate, explain, upsample
 from tests.explain.networks import (
@@ -280,3 +282,17 @@ def test_memory_does_not_grow_with_the_number_of_looks(linear, method):
 
   few, more = (room(setting) for setting in many[method])
   assert more < 1.25 * few + 10_000
+
+
+@pytest.mark.parametrize('method', ['gradient_attention', 'occlusion'])
+def test_images_may_lie_on_a_mesh_with_explicit_axes(method):
+  """As ``jax.make_mesh`` makes it."""
+  model, variables, images = convolutional()
+  settings = FEW.get(method, {})
+  want = explain(method, model, variables, images, TARGETS, **settings)
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+  with jax.set_mesh(mesh):
+    placed, asked = (jax.device_put(x, NamedSharding(mesh, P('data'))) for x in (images, TARGETS))
+    found = explain(method, model, variables, placed, asked, **settings)
+  assert found.sharding.spec[0] == 'data'
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())

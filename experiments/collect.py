@@ -84,10 +84,12 @@ def line_of(run: pathlib.Path) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> str:
-  """``mean +- half-width (n seeds)``; no interval from one seed.
+  """``mean +- half-width (n seeds)``; no interval from one seed, nor from more than 31.
 
   >>> interval([0.8, 0.9])
   '0.8500 ± 0.6353 (95%, 2 seeds)'
+  >>> interval([0.1 * seed for seed in range(13)])
+  '0.6000 ± 0.2354 (95%, 13 seeds)'
   """
   mean = statistics.fmean(values)
   if not 2 <= len(values) <= len(T95) + 1:

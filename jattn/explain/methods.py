@@ -87,7 +87,7 @@ def explain(
     model: a ``Classifier``; methods that look at nothing inside take any module called
       ``apply(variables, images, train=False)`` that returns something with ``logits`` [B, L].
     variables: its variables.
-    images: [B, H, W, C] floating.
+    images: [B, H, W, C] floating; on a mesh with explicit axes the maps lie as they do.
     targets: int [B], the class that is asked about; None is the predicted one.
     key: of methods that draw at random (``random``, ``rise``, ``smooth_grad``).
     **settings: of the method. Numbers and strings are part of what is compiled, arrays are not.

@@ -179,14 +179,11 @@ def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path,
     run(tmp_path / 'a', '--model', 'seed_clasifier')
   with pytest.raises(ConfigError, match="--attention squeeze_exite: .* mean 'squeeze_excite'"):
     run(tmp_path / 'a', '--model', 'resnet20', '--attention', 'squeeze_exite')
-  with pytest.raises(ConfigError, match="'seed_.*' takes no setting 'pool'"):
+  with pytest.raises(ConfigError, match=f"'{MODEL}' takes no setting 'pool'"):
     run(tmp_path / 'a', '--pool', 'average')
   for flags, message in (
-    ('--drop-path 0.1', r"--drop-path 0\.1: model 'seed_.*' takes no setting 'drop_path'"),
-    (
-      '--optimizer.layer-decay 0.5',
-      '--optimizer.layer-decay 0.5, .*seed_classifier.*: .* needs blo',
-    ),
+    ('--drop-path 0.1', f"--drop-path 0.1: model '{MODEL}' takes no setting 'drop_path'"),
+    ('--optimizer.layer-decay 0.5', f'--optimizer.layer-decay 0.5, .*{MODEL}: .* needs blo'),
     (
       '--model resnet20 --freeze stage_7',
       "--freeze stage_7, --model resnet20: nothing is called 'stage_7'.*'stage_2', 'backbone'",

@@ -1,4 +1,4 @@
-"""Reshaping on a mesh with explicit axes, traced without devices, against what lies where."""
+"""What lies where on a mesh with explicit axes, as ``jax.make_mesh`` makes it; often traced only."""
 
 import math
 
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jattn import create_model
 from jattn.layers import Dropout, DropPath
-from jattn.ops import convolve, for_each_image, max_pool, reshape
+from jattn.ops import chunked_attend, convolve, for_each_image, max_pool, reshape
 
 MESH = AbstractMesh((2, 2), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
 
@@ -106,3 +106,32 @@ def test_a_network_trains_on_images_on_a_mesh(name, side):
 
   found = traced(jax.grad(loss, (0, 1)), variables, at((4, side, side, 3), 'data'))
   assert found[1].sharding.spec[0] == 'data'
+
+
+def test_attention_by_blocks_keeps_numbers_and_places():
+  """Of the results and of every gradient."""
+  rng = np.random.default_rng(0)
+  q, k, v = (
+    jnp.asarray(rng.normal(size=(2, size, heads, width)), jnp.float32)
+    for size, heads, width in ((7, 4, 3), (5, 2, 3), (5, 2, 2))
+  )
+  table = jnp.asarray(rng.normal(size=(4, 11)), jnp.float32)
+  allowed = jnp.asarray(rng.random((2, 1, 7, 5)) < 0.7)
+
+  def both(table, q, k, v, allowed):
+    def bias(i, j):
+      return table[:, i[:, None] - j[None, :] + 4]
+
+    out, lse = chunked_attend(q, k, v, bias=bias, mask=allowed, block_size=(4, 2))
+    return jnp.square(out).sum() + jnp.where(lse > -jnp.inf, lse, 0).sum(), (out, lse)
+
+  step = jax.jit(jax.grad(both, (0, 1, 2, 3), has_aux=True))
+  want = step(table, q, k, v, allowed)
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+  with jax.set_mesh(mesh):
+    images = (jax.device_put(x, NamedSharding(mesh, P('data'))) for x in (q, k, v, allowed))
+    found = step(table, *images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, want)
+  (by_table, *by_images), results = found
+  assert by_table.sharding.is_fully_replicated
+  assert all(x.sharding.spec[0] == 'data' for x in (*by_images, *results))

@@ -1,4 +1,4 @@
-"""What lies where on a mesh with explicit axes, as ``jax.make_mesh`` makes it; often traced only."""
+"""What lies where on a mesh with explicit axes, as ``jax.make_mesh`` makes it."""
 
 import math
 

@@ -5,6 +5,7 @@ hold maps against masks, ``deletion_and_insertion`` and ``road`` against the mod
 ``parameter_randomisation``, ``class_sensitivity`` and ``attention_faithfulness`` ask whether a map
 depends on the network, on the class and on what the network uses. Every score is a ``Score``: a
 value for each image, its chance level, and the direction. ``write_report`` makes one page of all.
+Images and maps may lie on a mesh, with explicit axes too; what is returned for each lies there.
 """
 
 from jattn.explain.faithfulness import attention_faithfulness, covering_drops, faithfulness

@@ -14,6 +14,7 @@ from jattn.explain.perturbation import drops_under
 from jattn.explain.ranking import spearman
 from jattn.explain.score import Score, settled
 from jattn.explain.subject import Subject
+from jattn.ops.reshape import on_any_mesh
 
 
 def attention_faithfulness(
@@ -75,6 +76,7 @@ def covering_drops(
   return _drops(model, tuple(cells), images_at_once, variables, images, targets, baseline)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def faithfulness(maps: jax.Array, drops: jax.Array) -> Score:
   """Whether what a map marks is what the logit needs: -1..1, higher is better, chance 0.
@@ -101,6 +103,7 @@ def faithfulness(maps: jax.Array, drops: jax.Array) -> Score:
   return Score(jnp.where(flat | ~valid, 0, value), jnp.zeros_like(value), valid)
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _faithfulness(
   model: nn.Module,
@@ -130,6 +133,7 @@ def _faithfulness(
   return scores
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _drops(
   model: nn.Module,

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jattn.explain.attention_maps import speaks_of_places
 from jattn.explain.network import Look, Network, open_network
 from jattn.explain.tokens import asked, first_row, pulled
+from jattn.ops.reshape import on_any_mesh
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnums=0)
 def attention_by_head(
   model: nn.Module, variables: Mapping, images: jax.Array

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jattn.ops import accumulation_dtype
+from jattn.ops.reshape import on_any_mesh
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnames=('tolerance', 'steps'))
 def impute(
   images: jax.Array, removed: jax.Array, *, tolerance: float = 1e-6, steps: int = 2000

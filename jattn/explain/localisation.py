@@ -18,8 +18,10 @@ import jax.numpy as jnp
 
 from jattn.explain.ranking import mid_ranks, ranked
 from jattn.explain.score import Score, settled
+from jattn.ops.reshape import on_any_mesh
 
 
+@on_any_mesh('maps')
 @functools.partial(jax.jit, static_argnames='tolerance')
 def pointing_game(maps: jax.Array, masks: jax.Array, *, tolerance: int = 0) -> Score:
   """Whether the largest value lies in the mask: 0..1, higher is better, chance is the area.
@@ -40,6 +42,7 @@ def pointing_game(maps: jax.Array, masks: jax.Array, *, tolerance: int = 0) -> S
   return _over_area(maps, inside, _count(top & inside) / _count(top), marked)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def energy(maps: jax.Array, masks: jax.Array) -> Score:
   """How much of the positive part lies in the mask: 0..1, higher is better, chance is the area.
@@ -56,6 +59,7 @@ def energy(maps: jax.Array, masks: jax.Array) -> Score:
   return _over_area(positive, inside, part)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def energy_lift(maps: jax.Array, masks: jax.Array) -> Score:
   """``energy`` over the area: 0..1/area, higher is better, chance is 1."""
@@ -65,6 +69,7 @@ def energy_lift(maps: jax.Array, masks: jax.Array) -> Score:
   return Score(jnp.where(plain.valid & (plain.gain != 0), value, 1), ones, plain.valid)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def rank_accuracy(maps: jax.Array, masks: jax.Array) -> Score:
   """How many of the |m| largest values lie in the mask: 0..1, higher is better, chance is the area.
@@ -85,6 +90,7 @@ def rank_accuracy(maps: jax.Array, masks: jax.Array) -> Score:
   return _over_area(maps, inside, sure + left * among)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def auroc(maps: jax.Array, masks: jax.Array) -> Score:
   """How often a marked pixel is above one that is not: 0..1, higher is better, chance is 1/2.
@@ -102,6 +108,7 @@ def auroc(maps: jax.Array, masks: jax.Array) -> Score:
   return Score(jnp.where(valid, value, half), half, valid)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def average_precision(maps: jax.Array, masks: jax.Array) -> Score:
   """Precision averaged over the marked pixels: 0..1, higher is better, chance is the area.
@@ -117,6 +124,7 @@ def average_precision(maps: jax.Array, masks: jax.Array) -> Score:
   return _over_area(maps, inside, precision)
 
 
+@on_any_mesh('maps')
 @jax.jit
 def best_iou(maps: jax.Array, masks: jax.Array) -> Score:
   """Intersection over union at the best threshold: 0..1, higher is better, chance is the area.
@@ -131,6 +139,7 @@ def best_iou(maps: jax.Array, masks: jax.Array) -> Score:
   return _over_area(maps, inside, jnp.max(found / union, axis=1))
 
 
+@on_any_mesh('maps')
 @jax.jit
 def mean_iou(maps: jax.Array, masks: jax.Array) -> Score:
   """Intersection over union at the map's mean: 0..1, higher is better, chance is the area.

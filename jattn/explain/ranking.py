@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.reshape import on_any_mesh
+
 
 class Ranked(NamedTuple):
   """Maps [B, P] sorted from the largest value down; equal values are one group.
@@ -53,6 +55,7 @@ def mid_ranks(values: jax.Array) -> jax.Array:
   return jnp.zeros(values.shape).at[jnp.arange(len(values))[:, None], order.beside].set(ranks)
 
 
+@on_any_mesh('a')
 @jax.jit
 def spearman(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Rank correlation of two maps of each image, ties by their mean rank.

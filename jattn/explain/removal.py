@@ -21,6 +21,7 @@ from jattn.explain.imputation import impute
 from jattn.explain.methods import predicted
 from jattn.explain.score import Score, settled
 from jattn.explain.subject import Subject, each, share
+from jattn.ops.reshape import on_any_mesh
 
 
 @flax.struct.dataclass
@@ -89,9 +90,12 @@ def deletion_and_insertion(
   _check(images, maps)
   if steps < 1:
     raise ValueError(f'{steps=} must be positive')
+  pixels = images.shape[1] * images.shape[2]
+  counts = tuple(round(step * pixels / steps) for step in range(steps + 1))
   baseline = jnp.asarray(baseline, images.dtype)
-  fixed = (model, steps, images_at_once)
-  return _curves(*fixed, variables, images, maps, targets, key, baseline)
+  fixed = (model, counts, images_at_once)
+  curves = _curves(*fixed, variables, images, maps, targets, key, baseline)
+  return Curves(jnp.asarray([count / pixels for count in counts], jnp.float32), **curves)
 
 
 def road(
@@ -136,6 +140,7 @@ def road(
   return Score(value, chance, jnp.ones(len(value), bool), order == 'least')
 
 
+@on_any_mesh('maps')
 @jax.jit
 def removal_ranks(key: jax.Array, maps: jax.Array) -> jax.Array:
   """In which order pixels go: 0 is the largest value's; int32 [B, H, W], each number once.
@@ -171,10 +176,11 @@ def blur(images: jax.Array, *, size: int = 11, sigma: float = 5.0) -> jax.Array:
   return sum(bell[i] * down[:, :, i : i + width] for i in range(size))
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _curves(
   model: nn.Module,
-  steps: int,
+  gone: tuple[int, ...],
   images_at_once: int,
   variables: Mapping,
   images: jax.Array,
@@ -182,27 +188,28 @@ def _curves(
   targets: jax.Array | None,
   key: jax.Array,
   baseline: jax.Array,
-) -> Curves:
+) -> dict[str, jax.Array]:
+  """The curves, where at a step so many pixels are gone."""
   subject = _subject(model, variables, images, targets)
-  pixels = images.shape[1] * images.shape[2]
-  counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
+  counts = jnp.asarray(gone)
   blurred, blank = blur(images), jnp.broadcast_to(baseline, images.shape)
 
   orders = _orders(key, maps)
   before, after = jnp.stack([images, blurred]), jnp.stack([blank, images])
 
   def probabilities(numbers: jax.Array) -> jax.Array:
-    curve, step = numbers // (steps + 1), numbers % (steps + 1)
-    gone = orders[curve % 2] < counts[step].reshape(-1, 1, 1, 1)
-    mixed = jnp.where(gone[..., None], after[curve // 2], before[curve // 2])
+    curve, step = numbers // len(counts), numbers % len(counts)
+    there = orders[curve % 2] < counts[step].reshape(-1, 1, 1, 1)
+    mixed = jnp.where(there[..., None], after[curve // 2], before[curve // 2])
     return subject.pick(jax.nn.softmax(subject.logits(mixed)))
 
   at_once = share(images_at_once, len(images))
-  found = each(probabilities, 4 * (steps + 1), at_once=at_once).reshape(4, steps + 1, -1)
-  deletion, by_chance, insertion, insertion_by_chance = found.swapaxes(1, 2)
-  return Curves(counts / pixels, deletion, insertion, by_chance, insertion_by_chance)
+  found = each(probabilities, 4 * len(counts), at_once=at_once).reshape(4, len(counts), -1)
+  names = ('deletion', 'deletion_by_chance', 'insertion', 'insertion_by_chance')
+  return dict(zip(names, found.swapaxes(1, 2), strict=True))
 
 
+@on_any_mesh('images')
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _road(
   model: nn.Module,

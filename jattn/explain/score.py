@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.reshape import on_any_mesh
+
 
 @flax.struct.dataclass
 class Score:
@@ -89,6 +91,7 @@ def bootstrap_interval(
   return Interval(mean, low, high, int(valid.sum()))
 
 
+@on_any_mesh('values', axes=0)
 @functools.partial(jax.jit, static_argnames='samples')
 def _bootstrap(
   key: jax.Array, values: jax.Array, valid: jax.Array, level: jax.Array, samples: int

@@ -1,5 +1,7 @@
 """Reshaping and repeating that know where the axes of an array lie on a mesh."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -126,6 +128,43 @@ def placed_by_xla(function: Callable, x: jax.Array, *, axes: int = 1) -> Callabl
   if all(place is None for place in spec):
     return function
   return jax.sharding.auto_axes(function, out_sharding=_placed(x, spec[:axes]))
+
+
+def on_any_mesh(name: str, *, axes: int = 1) -> Callable[[Callable], Callable]:
+  """A decorator: ``placed_by_xla`` for whatever the function is called with.
+
+  Args:
+    name: of the parameter whose places the results have.
+    axes: how many of the first axes of every result are where those of that argument are.
+
+  >>> @on_any_mesh('x')
+  ... def scaled(x, *, by=2):
+  ...   return by * x
+  >>> scaled(jnp.ones(2), by=3).tolist()
+  [3.0, 3.0]
+  """
+
+  def decorate(function: Callable) -> Callable:
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*values, **named):
+      given = signature.bind(*values, **named).arguments
+      if all(place is None for place in jax.typeof(given[name]).sharding.spec):
+        return function(*values, **named)
+      arrays = {key: value for key, value in given.items() if _are_arrays(value)}
+      fixed = {key: value for key, value in given.items() if key not in arrays}
+      run = placed_by_xla(lambda arrays: function(**fixed, **arrays), given[name], axes=axes)
+      return run(arrays)
+
+    return call
+
+  return decorate
+
+
+def _are_arrays(tree) -> bool:
+  leaves = jax.tree.leaves(tree)
+  return bool(leaves) and all(hasattr(leaf, 'dtype') for leaf in leaves)
 
 
 def placed_as_traced(function: Callable, x: jax.Array) -> Callable:

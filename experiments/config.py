@@ -19,8 +19,9 @@ from experiments.settings import AugmentConfig, OptimizerConfig, TrainConfig
 
 # What may differ between a run and its resumption without changing a single weight.
 FREE = (
-  'out data_dir in_memory workers log_every evaluate_every checkpoint_every keep explain'.split()
-)
+  'out distributed data_dir in_memory workers log_every evaluate_every checkpoint_every keep '
+  'explain'
+).split()
 
 
 def parse(arguments: Sequence[str], *, program: str = 'python -m experiments.train') -> TrainConfig:

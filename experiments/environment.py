@@ -36,6 +36,31 @@ def devices() -> list[jax.Device]:
     ) from None
 
 
+def join() -> bool:
+  """Makes this process one of those that run the same command; returns whether it is not the first.
+
+  JAX finds the others itself on Cloud TPU, SLURM, Open MPI and Kubernetes; elsewhere by
+  JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+  Raises:
+    ConfigError: it is not said where they are, or they cannot be reached.
+  """
+  try:
+    told = [os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')]
+    count, index = (None if one is None else int(one) for one in told)
+    # On CPU the collectives of two programs that run at once are taken for each other's.
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    print('waiting for the other processes of this run', flush=True)
+    jax.distributed.initialize(num_processes=count, process_id=index)
+    return jax.process_index() > 0
+  except (RuntimeError, ValueError) as error:
+    first = str(error).strip().partition('\n')[0]
+    raise ConfigError(
+      f'--distributed True: {first}\nset JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and '
+      'JAX_PROCESS_ID, or run it under SLURM, Open MPI, Kubernetes or on Cloud TPU'
+    ) from None
+
+
 def describe() -> dict[str, Any]:
   """Versions, devices and the git revision of the code, as JSON values."""
   found = devices()

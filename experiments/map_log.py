@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import explanation_files
@@ -10,6 +11,7 @@ from experiments.explanations import Explainer, take
 from experiments.map_sheets import sheet
 from experiments.rundir import RunDirectory
 from experiments.setup import Setup
+from jattn import training
 
 # One that is read off and one by gradients; cheap beside an evaluation.
 METHODS = ('attention', 'grad_cam')
@@ -31,6 +33,9 @@ class MapLog:
     """Adds one picture for each method to TensorBoard, of the predicted class."""
     if not self.setup.config.explain:
       return
+    variables = training.whole(variables)
+    if jax.process_index() > 0:
+      return
     if self.explainer is None:
       self.explainer = Explainer(
         self.setup, take(self.dataset, 'choose', self.setup.config.explain)
@@ -48,6 +53,9 @@ class MapLog:
   def report(self, directory: RunDirectory, step: int, variables: Any) -> None:
     """Writes explain/report.html of the first test images, as ``experiments.explain`` does."""
     if not self.setup.config.explain:
+      return
+    variables = training.whole(variables)
+    if directory.follows:
       return
     sample = take(self.dataset, 'test', self.setup.config.explain)
     found = Explainer(self.setup, sample).explanation(variables)

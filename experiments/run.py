@@ -1,6 +1,8 @@
 """One training run, from a configuration to a directory that tells all about it."""
 
+import contextlib
 import dataclasses
+import os
 import statistics
 import time
 import warnings
@@ -32,7 +34,12 @@ def run(config: TrainConfig) -> int:
   Raises:
     ExperimentError: with its message and exit code.
   """
-  with RunDirectory(config.out or configuration.default_out(config)) as directory:
+  follows = config.distributed and environment.join()
+  directory = RunDirectory(config.out or configuration.default_out(config), follows=follows)
+  with contextlib.ExitStack() as stack:
+    if follows:  # the first process tells what there is to tell
+      stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, 'w'))))
+    enter_together(directory, stack) if config.distributed else stack.enter_context(directory)
     stored = directory.read('config.json')
     if stored is not None:
       refuse_changes(directory, stored, configuration.to_json(config), 'configuration')
@@ -53,6 +60,26 @@ def run(config: TrainConfig) -> int:
     directory.write('data.json', facts.__dict__)
     directory.write('env.json', environment.describe())
     return Run(directory, setup, dataset, began).go()
+
+
+def enter_together(directory: RunDirectory, stack: contextlib.ExitStack) -> None:
+  """Enters the directory of a run of several processes, or fails in all of them.
+
+  Raises:
+    RunError: the first process could not, or the others do not see what it sees.
+  """
+  problem = None
+  try:
+    stack.enter_context(directory)
+  except RunError as error:
+    problem = error
+  entered, *_ = training.tell_all(int(problem is None))
+  if problem is not None:
+    raise problem
+  if not entered:
+    raise RunError(f'the first process cannot use --out {directory.path}')
+  if len(set(training.tell_all(directory.looks()))) > 1:
+    raise RunError(f'--out {directory.path} must be on a file system that all processes share')
 
 
 class Run:
@@ -89,7 +116,11 @@ class Run:
         self.directory.status('running', start)
         with (
           Reporter(self.setup.steps, start=start) as self.reporter,
-          SummaryWriter(str(path / 'tb'), purge_step=start + 1 if start else None) as self.events,
+          SummaryWriter(
+            str(path / 'tb'),
+            purge_step=start + 1 if start else None,
+            write_to_disk=not self.directory.follows,
+          ) as self.events,
         ):
           self.announce(start)
           fitted = self.fit(state, preemption)
@@ -268,6 +299,9 @@ def evaluate_split(
 
 def draw(directory: RunDirectory, setup: Setup, dataset: Any, variables: Any) -> None:
   """Writes ``curves.png``, and ``attention.png`` of 16 test images if the model has maps."""
+  variables = training.whole(variables)
+  if directory.follows:
+    return
   from experiments import pictures  # matplotlib: the first step must not wait for it
 
   pictures.draw_curves(directory.path / 'curves.png', directory.metrics())

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import zlib
 from typing import Any
 
 from experiments.errors import RunError
@@ -16,10 +17,15 @@ class RunDirectory:
   ``config.json``, ``data.json``, ``env.json``, ``status.json``, ``result.json`` are replaced whole
   or not at all; ``metrics.jsonl`` only grows, and is cut back to the step that a resumed run
   starts from.
+
+  Args:
+    path: need not exist.
+    follows: another process of the same run writes; this one reads, and its writing does nothing.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: pathlib.Path, *, follows: bool = False):
     self.path = pathlib.Path(path).resolve()
+    self.follows = follows
     self._lock = None
 
   def __enter__(self) -> 'RunDirectory':
@@ -28,6 +34,8 @@ class RunDirectory:
     Raises:
       RunError: it cannot be written, or another process holds it.
     """
+    if self.follows:
+      return self
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = open(self.path / '.lock', 'a+')
@@ -48,7 +56,13 @@ class RunDirectory:
     return self
 
   def __exit__(self, *_) -> None:
-    self._lock.close()
+    if self._lock is not None:
+      self._lock.close()
+
+  def looks(self) -> int:
+    """A number for who holds the directory and how far the run in it is."""
+    files = (self.path / name for name in ('.lock', 'config.json', 'result.json'))
+    return zlib.crc32(b'-'.join(f.read_bytes() if f.exists() else b'' for f in files)) >> 1
 
   def read(self, name: str) -> Any | None:
     """The JSON of a file, or None if it is not there.
@@ -65,6 +79,8 @@ class RunDirectory:
 
   def write(self, name: str, value: Any) -> None:
     """Replaces a JSON file in one motion, so that a reader or a crash never sees half of it."""
+    if self.follows:
+      return
     partial = self.path / f'.{name}.partial'
     partial.write_text(json.dumps(finite(value), indent=2) + '\n')
     os.replace(partial, self.path / name)
@@ -75,6 +91,8 @@ class RunDirectory:
 
   def append(self, line: dict[str, Any]) -> None:
     """Adds one line to ``metrics.jsonl``."""
+    if self.follows:
+      return
     with open(self.path / 'metrics.jsonl', 'a') as file:
       file.write(json.dumps(finite(line)) + '\n')
 
@@ -94,6 +112,8 @@ class RunDirectory:
 
   def rewind(self, step: int) -> None:
     """Drops the metrics after ``step``: they will be measured again."""
+    if self.follows:
+      return
     kept = [line for line in self.metrics() if line['step'] <= step]
     partial = self.path / '.metrics.jsonl.partial'
     partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))

@@ -128,6 +128,8 @@ class TrainConfig:
   """Updates in one call of the device; None is 1 on CPU and 8 elsewhere."""
   fsdp: int = 1
   """Devices that share one copy of the parameters."""
+  distributed: bool = False
+  """One run of several processes: give each, on every host, this command and a shared --out."""
   max_skips: int = 3
   """Stop after so many updates in a row were skipped because something was not finite."""
   log_every: int = 50

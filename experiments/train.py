@@ -5,6 +5,7 @@
   python -m experiments.train resnet20_cifar10   a published recipe; cct_2_cifar10 and others
   python -m experiments.train photographs --data folder:PATH --model resnet50 --init-from WEIGHTS
   python -m experiments.train digits --help      every flag
+  python -m experiments.train ... --distributed True   one run of several hosts, the same on each
 
 Running the same command again resumes the run or reports it done. Exit codes: 0 done, 2 a bad flag,
 3 data, 4 run directory or checkpoint, 5 diverged, 75 stopped by a signal with everything saved.

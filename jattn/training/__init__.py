@@ -29,6 +29,9 @@ and a stage that stay as they are, augmentation inside the step, a moving averag
 >>> still = fitted.state.params['backbone']['conv']['kernel']
 >>> bool((still == variables['params']['backbone']['conv']['kernel']).all())
 True
+
+With several processes, after ``jax.distributed.initialize()``, each gives ``batches`` its
+``process_index`` and ``process_count``; all call ``fit``, ``evaluate`` and ``Checkpoints`` alike.
 """
 
 from jattn.training.depth import Layers, layer_list, layer_scales
@@ -38,6 +41,7 @@ from jattn.training.mesh import make_mesh, place_batch, replicated, state_shardi
 from jattn.training.metrics import Metrics, measure
 from jattn.training.optimizer import make_optimizer, make_schedule
 from jattn.training.preemption import Preemption
+from jattn.training.processes import tell_all, whole
 from jattn.training.state import TrainState, create_state, start_state, state_of
 from jattn.training.step import StepMetrics, make_eval_step, make_train_step, make_update
 
@@ -66,4 +70,6 @@ __all__ = [
   'start_state',
   'state_of',
   'state_sharding',
+  'tell_all',
+  'whole',
 ]

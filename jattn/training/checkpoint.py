@@ -32,6 +32,7 @@ import orbax.checkpoint as ocp
 
 from jattn.training import manifest
 from jattn.training.leaves import abstract, describe, differences
+from jattn.training.processes import tell_all
 
 _STEP = re.compile(r'0|[1-9][0-9]*')
 _SAVING = '.saving'
@@ -66,8 +67,9 @@ class Checkpoints:
   among equals). Nothing is created, moved or deleted before the first `save`, so a read-only copy
   can be restored.
 
-  Written for one process. With several, process 0 writes manifests, renames and deletes, on a file
-  system that all of them see.
+  Several processes share one directory on a file system that all of them see; each calls `save`,
+  `restore`, `wait` and `close` at the same place. Each writes its own part of the arrays, process 0
+  the manifest, and it alone renames and deletes. If one fails or sees other files, all raise.
   """
 
   def __init__(
@@ -108,7 +110,7 @@ class Checkpoints:
     metrics = self._check_metrics(metrics)
     record = {'meta': _check_meta(meta), 'metrics': metrics, 'leaves': leaves}
     self.wait()
-    if self.verified(step):
+    if self._same_for_all(int(self.verified(step))):
       return
     try:
       manager = self._open()
@@ -136,28 +138,27 @@ class Checkpoints:
     self.wait()
     if step is not None:
       step = _step_number(step)
-      if reason := self.fault(step):
-        there = ', '.join(map(str, self.steps())) or 'none'
-        raise CheckpointError(
-          f'{self.directory / str(step)}: this checkpoint cannot be used: {reason}.\n'
-          f'Steps in {self.directory}: {there}.'
-        )
-      return self._read(step, target, ())
-    passed_over = {}
-    for candidate in reversed(self.steps()):
-      reason = self.fault(candidate)
-      if reason is None:
-        for skipped, why in passed_over.items():
-          warnings.warn(
-            f'{self.directory / str(skipped)}: passed over: {why}; using step {candidate} instead.',
-            CheckpointWarning,
-            stacklevel=2,
-          )
-        return self._read(candidate, target, tuple(passed_over))
-      passed_over[candidate] = reason
-    if passed_over:
+      reason = self.fault(step)
+      if self._same_for_all(int(reason is None)):
+        return self._read(step, target, ())
+      there = ', '.join(map(str, self.steps())) or 'none'
+      raise CheckpointError(
+        f'{self.directory / str(step)}: this checkpoint cannot be used: {reason}.\n'
+        f'Steps in {self.directory}: {there}.'
+      )
+    newest, passed_over = self._newest()
+    newest = self._same_for_all(newest)
+    if newest < 0 and passed_over:
       raise CheckpointError(_none_verifies(self.directory, passed_over))
-    return None
+    if newest < 0:
+      return None
+    for skipped, why in passed_over.items():
+      warnings.warn(
+        f'{self.directory / str(skipped)}: passed over: {why}; using step {newest} instead.',
+        CheckpointWarning,
+        stacklevel=2,
+      )
+    return self._read(newest, target, tuple(passed_over))
 
   def steps(self) -> list[int]:
     """The steps that have a directory, sorted, whether they verify or not."""
@@ -185,12 +186,13 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when no save is under way; raises CheckpointError, once, if it failed."""
-    if self._thread is not None:
-      self._thread.join()
-      self._thread = None
+    under_way = self._join()
     error, self._error = self._error, None
+    failed = under_way and any(tell_all(int(error is not None)))
     if error is not None:
       raise error
+    if failed:
+      raise CheckpointError(f'{self.directory}: another process could not save its part.')
 
   def close(self) -> None:
     """Waits and frees the threads; raises CheckpointError if the last save failed."""
@@ -204,7 +206,14 @@ class Checkpoints:
 
   def __exit__(self, kind, value, trace) -> None:
     try:
-      self.close()
+      if kind is None:
+        self.close()
+        return
+      # What ended the block may have ended it in this process alone: it must not wait for others.
+      self._join()
+      self._close_manager()
+      if self._error is not None:
+        raise self._error
     except CheckpointError as error:
       if kind is None:
         raise
@@ -234,6 +243,13 @@ class Checkpoints:
         f'{_one_line(error)}'
       )
       self._error.__cause__ = error
+
+  def _join(self) -> bool:
+    """Whether a save was under way; it has ended."""
+    thread, self._thread = self._thread, None
+    if thread is not None:
+      thread.join()
+    return thread is not None
 
   def _publish(self, step: int) -> None:
     staged, final = self._saving / str(self._attempt) / str(step), self.directory / str(step)
@@ -267,8 +283,7 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
-      if jax.process_index() == 0:
-        self._sweep()
+      self._make_saving()
       options = ocp.CheckpointManagerOptions(
         lightweight_initialize=True,
         # Made in the background, directories that never come (the save failed at its start) are
@@ -281,6 +296,19 @@ class Checkpoints:
     # The last step has left Orbax's directory since; its list of steps must not remember it.
     self._manager.reload()
     return self._manager
+
+  def _make_saving(self) -> None:
+    error: OSError | None = None
+    if jax.process_index() == 0:
+      try:
+        self._sweep()
+        self._saving.mkdir(parents=True, exist_ok=True)
+      except OSError as caught:
+        error = caught
+    tell_all(0)  # process 0 has tried
+    made = self._same_for_all(int(self._saving.is_dir()))
+    if error is not None or not made:
+      raise error or OSError('process 0 could not make the directory')
 
   def _sweep(self) -> None:
     """Removes what saves and deletions that never ended have left; only names that are ours."""
@@ -340,11 +368,14 @@ class Checkpoints:
     return Restored(state=state, meta=record['meta'], step=step, passed_over=passed_over)
 
   def _record(self, step: int) -> dict[str, Any]:
-    record = self._load(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    path = self.directory / str(step)
+    try:  # without a Checkpointer, in which all processes wait for each other: 0 asks alone
+      with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+        record = reader.restore(path / 'meta')
+    except Exception as error:
+      raise _unreadable(path, error) from error
     if not isinstance(record, dict) or record.keys() != {'meta', 'metrics', 'leaves'}:
-      raise CheckpointError(
-        f'{self.directory / str(step)}: not a checkpoint of jattn: meta/ has no record.'
-      )
+      raise CheckpointError(f'{path}: not a checkpoint of jattn: meta/ has no record.')
     return record
 
   def _load(self, step: int, args: ocp.args.Composite) -> ocp.args.Composite:
@@ -353,12 +384,28 @@ class Checkpoints:
       with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
         return reader.restore(path, args=args)
     except Exception as error:
-      raise CheckpointError(
-        f'{path}: this checkpoint verifies but cannot be read: {_one_line(error)}\n'
-        'It may need the version of orbax-checkpoint that wrote it.'
-      ) from error
+      raise _unreadable(path, error) from error
 
   # Choosing.
+
+  def _newest(self) -> tuple[int, dict[int, str]]:
+    """The newest step that verifies, or -1, and why the newer ones do not."""
+    passed_over = {}
+    for candidate in reversed(self.steps()):
+      reason = self.fault(candidate)
+      if reason is None:
+        return candidate, passed_over
+      passed_over[candidate] = reason
+    return -1, passed_over
+
+  def _same_for_all(self, number: int) -> int:
+    """The number, if every process has found the same."""
+    if len(set(tell_all(number))) > 1:
+      raise CheckpointError(
+        f'{self.directory}: not all processes see the same files.\n'
+        'Use a directory on a file system that all of them share.'
+      )
+    return number
 
   def _check_metrics(self, metrics: Mapping | None) -> dict[str, float | None]:
     if metrics is None:
@@ -415,6 +462,13 @@ def _one_line(error: Exception) -> str:
   lines = str(error).strip().splitlines()
   text = f'{type(error).__name__}: {lines[0].strip()}' if lines else type(error).__name__
   return text if len(text) <= 300 else f'{text[:297]}...'
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+  return CheckpointError(
+    f'{path}: this checkpoint verifies but cannot be read: {_one_line(error)}\n'
+    'It may need the version of orbax-checkpoint that wrote it.'
+  )
 
 
 def _none_verifies(directory: Path, faults: dict[int, str]) -> str:

@@ -1,6 +1,7 @@
 """The training loop and the evaluation loop."""
 
 import collections
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -118,10 +119,19 @@ def evaluate(
   mesh: Mesh,
 ) -> Metrics:
   """Sums the metrics of every batch; each unmasked row counts once."""
-  metrics = jax.device_put(Metrics.zeros(num_classes), replicated(mesh))
+  metrics = _zeros(num_classes, mesh)
   for batch in batches:
     metrics = eval_step(variables, place_batch(batch, mesh), metrics)
   return jax.device_get(metrics)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(num_classes: int, mesh: Mesh) -> Metrics:
+  """On every device; ``device_put`` would have several processes compare them first."""
+  metrics = Metrics.zeros(num_classes)
+  return jax.lax.with_sharding_constraint(
+    metrics, jax.tree.map(lambda _: replicated(mesh), metrics)
+  )
 
 
 class _Log:
@@ -141,7 +151,9 @@ class _Log:
   def add(self, step: int, metrics: StepMetrics) -> None:
     self._waiting.append((step, metrics))
     while self._waiting:
-      if len(self._waiting) <= self.AHEAD and not self._waiting[0][1].loss.is_ready():
+      # Several processes must stop after the same step, so none may read what others have not.
+      early = jax.process_count() == 1 and self._waiting[0][1].loss.is_ready()
+      if len(self._waiting) <= self.AHEAD and not early:
         break
       self._read(*self._waiting.popleft())
 

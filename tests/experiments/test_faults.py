@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,15 +36,34 @@ def data(tmp_path_factory) -> str:
   return f'npz:{path}'
 
 
-def start(out: pathlib.Path, data: str) -> subprocess.Popen:
+def start(out: pathlib.Path, data: str, *flags: str, **environment: str) -> subprocess.Popen:
+  place = ['--data', data, '--out', str(out)]
   return subprocess.Popen(
-    [sys.executable, '-m', 'experiments.train', *COMMAND, '--data', data, '--out', str(out)],
+    [sys.executable, '-m', 'experiments.train', *COMMAND, *flags, *place],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'} | environment,
   )
+
+
+def start_two(out: pathlib.Path, data: str) -> list[subprocess.Popen]:
+  """One run of two processes, which share the parameters."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  return [
+    start(
+      out,
+      data,
+      *'--distributed True --fsdp 2'.split(),
+      JAX_COORDINATOR_ADDRESS=address,
+      JAX_NUM_PROCESSES='2',
+      JAX_PROCESS_ID=str(index),
+    )
+    for index in range(2)
+  ]
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -136,6 +156,40 @@ def asked_to_leave(out: pathlib.Path, data: str, number: signal.Signals) -> int:
   assert number.name in status['reason']
   assert (out / 'ckpt' / str(status['step'])).is_dir()
   return status['step']
+
+
+def test_two_processes_stop_together_go_on_and_do_what_one_does(uninterrupted, data, tmp_path):
+  out = tmp_path / 'two'
+  processes = start_two(out, data)
+  try:
+    deadline = time.monotonic() + 240
+    while not (out / 'status.json').exists():  # it compiles now
+      assert time.monotonic() < deadline
+      assert processes[1].poll() is None, finish(processes[1])
+      time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    (code, told), (other, _) = map(finish, processes)
+    assert (code, other) == (75, 75), told
+    left = json.loads((out / 'status.json').read_text())['step']
+    assert 0 < left < 12
+    processes = start_two(out, data)
+    (code, told), (other, silent) = map(finish, processes)
+  finally:
+    for process in processes:
+      process.kill()
+  assert (code, other) == (0, 0), told
+  assert f'going on from step {left}' in told
+  assert 'going on' not in silent
+  assert sorted(int(p.name) for p in (out / 'ckpt').iterdir() if p.name.isdecimal())[-2:] == [9, 12]
+
+  def losses(run):
+    lines = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
+    return [(line['step'], line['split'], line['loss']) for line in lines]
+
+  for (step, split, loss), (*same, want) in zip(losses(out), losses(uninterrupted), strict=True):
+    assert [step, split] == same
+    # Sums over two devices round otherwise, and AdamW makes equal steps of small gradients.
+    assert loss == pytest.approx(want, rel=1e-3), (step, split)
 
 
 def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(data, tmp_path):

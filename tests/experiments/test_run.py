@@ -1,5 +1,6 @@
 """The main job on the embedded digits, small: what it writes, and what it refuses."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -15,8 +16,10 @@ import jattn
 from experiments import evaluate, predict, save_weights, train
 from experiments.errors import ConfigError, InputError, RunError
 from experiments.reload import reload_run
+from experiments.run import enter_together
 from experiments.rundir import RunDirectory
 from experiments.settings import TrainConfig
+from jattn import training
 
 MODEL = 'seed_classifier_tiny'
 SMALL = (
@@ -116,6 +119,36 @@ def test_another_data_set_under_the_same_name_is_refused(finished, tmp_path):
 def test_a_directory_in_use_is_refused(finished):
   with RunDirectory(finished), pytest.raises(RunError, match=r'in use by process \d+'):
     run(finished)
+
+
+@pytest.mark.parametrize(
+  ('held', 'others', 'message'),
+  [(True, 0, 'in use by'), (False, None, 'on a file system that all processes share')],
+)
+def test_all_processes_enter_a_directory_or_none(tmp_path, monkeypatch, held, others, message):
+  monkeypatch.setattr(training, 'tell_all', lambda n: [n, n + 1 if others is None else others])
+  with contextlib.ExitStack() as stack, pytest.raises(RunError, match=message):
+    if held:
+      stack.enter_context(RunDirectory(tmp_path))
+    enter_together(RunDirectory(tmp_path), stack)
+
+
+def test_a_process_that_follows_writes_nothing_and_says_what_failed(tmp_path, monkeypatch):
+  monkeypatch.setattr(training, 'tell_all', lambda n: [0, n])
+  out = tmp_path / 'x'
+  with RunDirectory(out, follows=True) as directory:
+    directory.status('running', 1)
+    directory.append({'step': 1})
+    directory.rewind(0)
+    with contextlib.ExitStack() as stack, pytest.raises(RunError, match='the first process cannot'):
+      enter_together(directory, stack)
+  assert not out.exists()
+
+
+def test_what_is_not_said_of_other_processes_is_asked_for(tmp_path, monkeypatch):
+  monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
+  with pytest.raises(ConfigError, match=r'--distributed True: .*\n.*JAX_COORDINATOR_ADDRESS'):
+    run(tmp_path / 'x', '--distributed', 'True')
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):

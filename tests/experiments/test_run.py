@@ -127,10 +127,11 @@ def test_a_directory_in_use_is_refused(finished):
 )
 def test_all_processes_enter_a_directory_or_none(tmp_path, monkeypatch, held, others, message):
   monkeypatch.setattr(training, 'tell_all', lambda n: [n, n + 1 if others is None else others])
-  with contextlib.ExitStack() as stack, pytest.raises(RunError, match=message):
+  with contextlib.ExitStack() as stack:
     if held:
       stack.enter_context(RunDirectory(tmp_path))
-    enter_together(RunDirectory(tmp_path), stack)
+    with pytest.raises(RunError, match=message):
+      enter_together(RunDirectory(tmp_path), stack)
 
 
 def test_a_process_that_follows_writes_nothing_and_says_what_failed(tmp_path, monkeypatch):

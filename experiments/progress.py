@@ -37,10 +37,9 @@ class Reporter:
 
   def train(self, step: int, metrics: dict[str, float]) -> None:
     """Reports the means since the last report."""
-    text = (
-      f'loss {metrics["loss"]:.4f}  accuracy {metrics["accuracy"]:.4f}  '
-      f'{metrics["images_per_second"]:.0f} images/s'
-    )
+    text = f'loss {metrics["loss"]:.4f}  accuracy {metrics["accuracy"]:.4f}'
+    if 'images_per_second' in metrics:
+      text += f'  {metrics["images_per_second"]:.0f} images/s'
     if metrics['skipped']:
       text += f'  {metrics["skipped"]} skipped'
     if self._bar is not None:

@@ -252,7 +252,8 @@ class Run:
     test, choose = self.evaluate('test', state), self.evaluate('choose', state)
     names = self.setup.facts.class_names
     tested, chosen = test.result(), choose.result()
-    rates = [m['images_per_second'] for m in self.directory.metrics() if m['split'] == 'train']
+    lines = (line for line in self.directory.metrics() if line['split'] == 'train')
+    rates = [line['images_per_second'] for line in lines if 'images_per_second' in line]
     return {
       'test_accuracy': tested['accuracy'],
       'choose_accuracy': chosen['accuracy'],

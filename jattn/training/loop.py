@@ -60,7 +60,7 @@ def fit(
     max_skips: as given to ``make_update``; so many skipped updates in a row end the run.
     on_log: called with the step and the means since the last call: ``loss``, ``accuracy``,
       ``gradient_norm`` and the number ``skipped``; and ``images_per_second`` since the last
-      evaluation or save, without the compilation.
+      evaluation or save, without the compilation, once that is known.
     log_every, evaluate_every, save_every: in steps; evaluation and saving also happen at the end.
     evaluate: called with the step and the state; it may wait for the device.
     save: called with the step and the state; it must copy what it keeps before it returns.
@@ -162,8 +162,9 @@ class _Log:
       self._read(*self._waiting.popleft())
 
   def restart_clock(self) -> None:
-    """Time spent elsewhere is not training time."""
+    """Time spent elsewhere is not training time; what is done by now took none of what comes."""
     self._clock, self._images = time.perf_counter(), 0.0
+    self._done = sum(metrics.loss.is_ready() for _, metrics in self._waiting)
 
   def emit(self, step: int) -> None:
     """Hands on what has been read since the last time, if anything."""
@@ -171,8 +172,9 @@ class _Log:
     if self._on_log is not None and sums['steps']:
       # Several steps may be read at once, so a rate over few of them would mean nothing: this one
       # runs from the first step after the last pause.
-      rate = self._images / max(time.perf_counter() - self._clock, 1e-9)
-      self._on_log(step, _means(sums) | {'images_per_second': rate})
+      seconds = time.perf_counter() - self._clock
+      rate = {'images_per_second': self._images / seconds} if self._images and seconds else {}
+      self._on_log(step, _means(sums) | rate)
 
   def _read(self, step: int, metrics: StepMetrics) -> None:
     host: Any = jax.tree.map(np.atleast_1d, jax.device_get(metrics))
@@ -187,12 +189,15 @@ class _Log:
       correct=float((host.correct * kept).sum()),
       gradient_norm=float(np.where(kept, host.gradient_norm, 0).sum()),
     )
-    self._images += float(host.count.sum())
-    if _due(step - len(host.loss), step, self._every):
-      self.emit(step)
     if not self._compiled:
       self._compiled = True
       self.restart_clock()
+    elif self._done:
+      self._done -= 1
+    else:
+      self._images += float(host.count.sum())
+    if _due(step - len(host.loss), step, self._every):
+      self.emit(step)
 
 
 def _means(sums: collections.Counter) -> dict[str, float]:

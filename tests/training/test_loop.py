@@ -1,13 +1,16 @@
 """The loop: its steps, its means, its stops; and evaluation that counts every row once."""
 
 import signal
+import types
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jattn import training
+from jattn.training import loop
 from jattn.training.step import make_eval_step
 from tests.training.conftest import CLASSES, Tiny, Trainer, make_batch, stream
 from tests.training.test_step import poisoned
@@ -31,7 +34,31 @@ def test_fit_equals_the_bare_step_and_logs_its_means(trainer):
   assert lines[1][1]['loss'] == pytest.approx(float(loss))
   correct = sum(m.correct for m in metrics[3:6]) / 48
   assert lines[1][1]['accuracy'] == pytest.approx(float(correct))
-  assert lines[1][1]['images_per_second'] > 0
+
+
+def test_images_per_second_counts_what_the_seconds_were_spent_on(monkeypatch):
+  """Neither on compiling nor on what was done before anybody looked; none where none is known."""
+  now = 0.0
+  monkeypatch.setattr(loop, 'time', types.SimpleNamespace(perf_counter=lambda: now))
+  metrics = training.StepMetrics(*(jnp.asarray(number) for number in (8, 4.0, 5, 1.0, 0, 0)))
+  rates = []
+  log = loop._Log(lambda _, m: rates.append(m.get('images_per_second')), every=1, max_skips=3)
+  now = 5.0  # of compiling
+  log.add(1, metrics)
+  now = 7.0
+  log.add(2, metrics)
+  now = 9.0
+  log.add(3, metrics)
+  log.restart_clock()
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)  # read later, and all at once
+  log.add(4, metrics)
+  now = 10.0
+  log.finish()
+  again = loop._Log(lambda _, m: rates.append(m.get('images_per_second')), every=1, max_skips=3)
+  again.add(1, metrics)
+  again.add(2, metrics)
+  again.finish()
+  assert rates == [None, 4.0, 4.0, 8.0, None, None]
 
 
 def test_nothing_is_traced_twice():

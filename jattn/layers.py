@@ -326,7 +326,7 @@ class LayerScale(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., C] -> [..., C]."""
-    gamma = self.param('gamma', nn.initializers.constant(self.start), (x.shape[-1],))
+    gamma = self.param('gamma', nn.initializers.constant(self.start), (x.shape[-1],), jnp.float32)
     # In the type of gamma, so that its gradient, a sum over all positions, is not one of bfloat16.
     return (x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 

@@ -74,6 +74,16 @@ def test_1_shape_and_dtype(row):
 
 
 @every_row
+def test_1_all_is_of_32_bits_also_where_the_session_knows_64(row):
+  module, x = row.make(), jax.ShapeDtypeStruct((B, H, W, C), jnp.float32)
+  start = functools.partial(module.init_with_output, train=False)
+  with jax.enable_x64(True):
+    returned, variables = jax.eval_shape(start, jax.random.key(0), x)
+  arrays = [_output(returned), *jax.tree.leaves((returned.maps, variables))]
+  assert {array.dtype for array in arrays} <= {jnp.dtype('float32'), jnp.dtype('int32')}
+
+
+@every_row
 def test_2_the_law_of_each_kind(row):
   _, maps = apply(row, draw())
   for attention_map in maps.values():

@@ -98,5 +98,7 @@ class BottleneckAttention(nn.Module):
     if self.has_variable('params', name):
       table = self.get_variable('params', name)  # may have been made at another size
     else:
-      table = self.param(name, nn.initializers.normal(head**-0.5), (2 * size - 1, head))
+      table = self.param(
+        name, nn.initializers.normal(head**-0.5), (2 * size - 1, head), jnp.float32
+      )
     return resize_relative(table, [size])[relative_index_1d(size, size)]

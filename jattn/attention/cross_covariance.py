@@ -70,7 +70,7 @@ class CrossCovarianceAttention(nn.Module):
 
     q, k, v = _over_norm(heads('query')), _over_norm(heads('key')), heads('value')
     ones = nn.initializers.ones
-    temperature = self.param('temperature', ones, (self.num_heads, 1, 1))
+    temperature = self.param('temperature', ones, (self.num_heads, 1, 1), jnp.float32)
     temperature = temperature[None].astype(q.dtype)
     scores = jnp.einsum('bnmd,bnme->bmde', q, k)
     scores = scores / temperature if self.variant == 'paper' else scores * temperature

@@ -93,5 +93,7 @@ class DifferentialAttention(nn.Module):
 
   def _exponential(self, index: int, width: int) -> jax.Array:
     start = nn.initializers.normal(0.1)
-    vectors = (self.param(f'lambda_{letter}{index}', start, (width,)) for letter in 'qk')
+    vectors = (
+      self.param(f'lambda_{letter}{index}', start, (width,), jnp.float32) for letter in 'qk'
+    )
     return jnp.exp(jnp.vdot(*vectors))

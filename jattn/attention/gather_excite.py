@@ -112,7 +112,9 @@ class GatherExcite(nn.Module):
     made = grid
     if self.has_variable('params', 'gather'):
       made = self.get_variable('params', 'gather').shape[:2]
-    kernel = self.param('gather', kernel_init(self.initialization), (*made, 1, channels))
+    kernel = self.param(
+      'gather', kernel_init(self.initialization), (*made, 1, channels), jnp.float32
+    )
     kernel = kernel[:, :, 0]
     if made == grid:
       return kernel

@@ -153,5 +153,5 @@ class HaloAttention(nn.Module):
       unused = 2 * self.halo + self.strides - 1
       index = relative_index_1d(self.block_size, span)[:: self.strides]
     start = nn.initializers.normal(head**-0.5)
-    table = self.param(name, start, (2 * span - 1 - unused, head))
+    table = self.param(name, start, (2 * span - 1 - unused, head), jnp.float32)
     return table[index - unused]

@@ -3,6 +3,7 @@
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jattn.types import Attended
 
@@ -34,6 +35,6 @@ class Residual(nn.Module):
         f'a residual needs a mechanism that keeps the shape; {type(self.mechanism).__name__} '
         f'made {attended.features.shape} of {x.shape}'
       )
-    gamma = self.param('gamma', nn.initializers.zeros_init(), (x.shape[-1],))
+    gamma = self.param('gamma', nn.initializers.zeros_init(), (x.shape[-1],), jnp.float32)
     scaled = attended.features * gamma.reshape(1, 1, 1, -1)  # as LayerScale
     return attended.replace(features=x + scaled.astype(x.dtype))

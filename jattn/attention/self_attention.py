@@ -120,5 +120,5 @@ class SelfAttention(nn.Module):
       table = self.get_variable('params', 'relative_bias')  # may have been made at another grid
     else:
       shape = (2 * grid[0] - 1, 2 * grid[1] - 1, self.num_heads)
-      table = self.param('relative_bias', nn.initializers.normal(0.02), shape)
+      table = self.param('relative_bias', nn.initializers.normal(0.02), shape, jnp.float32)
     return relative_bias(resize_relative(table, grid), grid, sign='query-key')

@@ -122,9 +122,9 @@ class WindowAttention(nn.Module):
     start, span = nn.initializers.normal(0.02), 2 * self.window_size - 1
     grid = (self.window_size, self.window_size)
     if self.variant == 'swin':
-      table = self.param('relative_bias', start, (span**2, self.num_heads))
+      table = self.param('relative_bias', start, (span**2, self.num_heads), jnp.float32)
       return jnp.moveaxis(table[relative_index(grid, sign='query-key')], -1, 0)
-    table = self.param('relative_bias_tf', start, (self.num_heads, span, span))
+    table = self.param('relative_bias_tf', start, (self.num_heads, span, span), jnp.float32)
     return table.reshape(self.num_heads, -1)[:, relative_index(grid, sign='key-query')]
 
   def _check(self, channels: int) -> None:

@@ -223,7 +223,7 @@ class CCT(nn.Module):
     if self.has_variable('params', 'positions'):
       table = self.get_variable('params', 'positions')  # may have been made at another grid
     else:
-      table = self.param('positions', nn.initializers.normal(0.2), (*grid, self.width))
+      table = self.param('positions', nn.initializers.normal(0.2), (*grid, self.width), jnp.float32)
     return jax.image.resize(table, (*grid, self.width), 'linear', antialias=False)
 
   @nn.nowrap

@@ -185,7 +185,7 @@ class RelativeAttention(nn.Module):
       table = self.get_variable('params', 'relative_bias')  # may have been made at another grid
     else:
       shape = (2 * grid[0] - 1, 2 * grid[1] - 1, heads)
-      table = self.param('relative_bias', nn.initializers.normal(0.02), shape)
+      table = self.param('relative_bias', nn.initializers.normal(0.02), shape, jnp.float32)
     table = resize_relative_geometric(table, grid).reshape(-1, heads)
     return jnp.moveaxis(table[relative_index(grid, sign='query-key')], -1, 0)
 

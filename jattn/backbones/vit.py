@@ -141,9 +141,11 @@ class ViT(nn.Module):
     x = (patches + self._positions((height, width))[None]).astype(patches.dtype)
     x = reshape(x, batch, height * width, channels)
     if self.class_token:
-      token = self.param('class_token', nn.initializers.normal(1e-6), (channels,))
+      token = self.param('class_token', nn.initializers.normal(1e-6), (channels,), jnp.float32)
       if self.class_position:
-        token = token + self.param('class_position', nn.initializers.normal(0.02), (channels,))
+        token = token + self.param(
+          'class_position', nn.initializers.normal(0.02), (channels,), jnp.float32
+        )
       token = for_each_image(token[None], x).astype(x.dtype)
       x = jnp.concatenate([token, x], axis=1)
     return x, (height, width)
@@ -153,7 +155,9 @@ class ViT(nn.Module):
     if self.has_variable('params', 'positions'):
       table = self.get_variable('params', 'positions')  # may have been made at another grid
     else:
-      table = self.param('positions', nn.initializers.normal(0.02), (*grid, self.width))
+      table = self.param(
+        'positions', nn.initializers.normal(0.02), (*grid, self.width), jnp.float32
+      )
     return resize_positions(table, grid)
 
   def _split(self, x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array]:

@@ -118,7 +118,7 @@ class AttentionPool2d(nn.Module):
     """[1 + H*W, C]: token 0's position, then those of the grid, resized where it differs."""
     rows, columns = self.grid
     start = nn.initializers.normal(channels**-0.5)
-    table = self.param('table', start, (1 + rows * columns, channels))
+    table = self.param('table', start, (1 + rows * columns, channels), jnp.float32)
     if (rows, columns) == (height, width):
       return table
     plane = table[1:].reshape(rows, columns, channels)

@@ -72,7 +72,7 @@ class ClassAttention(nn.Module):
       out = dense(channels, name=name, use_bias=self.use_bias, **settings)(tokens)
       return reshape(out, batch, -1, self.num_heads, channels // self.num_heads)
 
-    token = self.param('token', nn.initializers.normal(0.02), (1, 1, channels))
+    token = self.param('token', nn.initializers.normal(0.02), (1, 1, channels), jnp.float32)
     token = for_each_image(token[0], x).astype(x.dtype)
     tokens = jnp.concatenate([token, reshape(x, batch, height * width, channels)], axis=1)
     query, key = project('query', token), project('key', tokens)

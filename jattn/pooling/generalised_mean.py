@@ -46,7 +46,7 @@ class GeneralisedMean(nn.Module):
       raise ValueError(f'{self.power=} must not be zero, and {self.eps=} must be positive')
     channels = x.shape[-1]
     width = channels if self.per_channel else 1
-    power = self.param('p', nn.initializers.constant(self.power), (width,))
+    power = self.param('p', nn.initializers.constant(self.power), (width,), jnp.float32)
     dtype = accumulation_dtype(x)
     power = jnp.broadcast_to(power.astype(dtype), (1, channels))
     logs = jnp.log(jnp.maximum(x.astype(dtype), self.eps)) * power[:, None, None]

@@ -88,7 +88,7 @@ class LatentAttentionPool(nn.Module):
     start = (
       nn.initializers.xavier_uniform() if by_authors else nn.initializers.normal(channels**-0.5)
     )
-    latent = self.param('latent', start, (1, 1, channels))
+    latent = self.param('latent', start, (1, 1, channels), jnp.float32)
 
     def layer(name: str, tokens: jax.Array, features: int) -> jax.Array:
       settings = {'initialization': self.initialization, 'dtype': self.dtype}

@@ -86,13 +86,14 @@ def measure(logits: jax.Array, batch: Batch, *, label_smoothing: float = 0.0) ->
   num_classes = logits.shape[-1]
   mask = batch.mask
   logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
-  truth = jax.nn.one_hot(batch.labels, num_classes)
+  truth = jax.nn.one_hot(batch.labels, num_classes, dtype=jnp.float32)
   log_probabilities = jax.nn.log_softmax(logits)
   probabilities = jnp.exp(log_probabilities)
   predicted = jnp.argmax(logits, axis=-1)
   confidence = jnp.max(probabilities, axis=-1)
   own = jnp.take_along_axis(logits, batch.labels[:, None], axis=-1)
   rank = jnp.sum(logits > own, axis=-1)
+  chosen = jax.nn.one_hot(predicted, num_classes, dtype=jnp.float32)
   correct = predicted == batch.labels
   # A confidence of exactly one belongs to the last bin.
   bin_of = jnp.minimum((confidence * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
@@ -109,10 +110,8 @@ def measure(logits: jax.Array, batch: Batch, *, label_smoothing: float = 0.0) ->
     brier=total(jnp.sum(jnp.square(probabilities - truth), axis=-1)),
     top1=total(correct),
     top5=total(rank < 5),
-    bins=rows @ jax.nn.one_hot(bin_of, NUM_BINS),
-    confusion=jnp.einsum(
-      'bt,bp->tp', truth * kept[:, None], jax.nn.one_hot(predicted, num_classes)
-    ),
+    bins=rows @ jax.nn.one_hot(bin_of, NUM_BINS, dtype=jnp.float32),
+    confusion=jnp.einsum('bt,bp->tp', truth * kept[:, None], chosen),
   )
 
 

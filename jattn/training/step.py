@@ -90,7 +90,8 @@ def make_update(
     losses = optax.softmax_cross_entropy(logits, smooth(labels, label_smoothing))
     total = jnp.sum(jnp.where(mask, losses, 0))
     hits = jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1)
-    return total / count, (dict(new_stats), total, jnp.sum(jnp.where(mask, hits, False)))
+    correct = jnp.sum(jnp.where(mask, hits, False), dtype=jnp.int32)
+    return total / count, (dict(new_stats), total, correct)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     chex.assert_equal_shape_prefix((batch.images, batch.labels, batch.mask), 1)
@@ -99,7 +100,8 @@ def make_update(
       index = jax.lax.axis_index(axis_name)
       augment_key = jax.random.fold_in(augment_key, index)
       dropout_key = jax.random.fold_in(dropout_key, index)
-    images, labels = prepare(batch.images), jax.nn.one_hot(batch.labels, num_classes)
+    images = prepare(batch.images)
+    labels = jax.nn.one_hot(batch.labels, num_classes, dtype=jnp.float32)
     if augment is not None:
       images, labels = augment(augment_key, images, labels)
     count = jnp.maximum(across(jnp.sum(batch.mask)), 1).astype(jnp.float32)
@@ -140,7 +142,7 @@ def make_update(
     params, stats, opt_state, ema = jax.tree.map(
       lambda new, previous: jnp.where(good, new, previous), (params, stats, opt_state, ema), old
     )
-    skipped = jnp.where(good, 0, 1)
+    skipped = jnp.where(good, 0, 1).astype(jnp.int32)
     state = state.replace(
       step=state.step + 1,
       params=params,

@@ -193,7 +193,8 @@ def test_each_kind_can_be_trained_as_large_ones_are(name):
   assert name.startswith('seed') or len(settings) == len(TRAINED_LARGE)
   facts = models.FACTS[name]
   model = jattn.create_model(name, **settings)
-  prediction, variables = traced(model, facts.image_size, train=True)
+  with jax.enable_x64(True):  # float32 all the same
+    prediction, variables = traced(model, facts.image_size, train=True)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
   assert (prediction.logits.shape, prediction.logits.dtype) == ((1, facts.num_classes), 'float32')
   assert len(prediction.maps) == NUMBERS[name][2]

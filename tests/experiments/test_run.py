@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from PIL import Image
 import jattn
 from experiments import evaluate, predict, save_weights, train
 from experiments.errors import ConfigError, InputError, RunError
+from experiments.progress import Reporter
 from experiments.reload import reload_run
 from experiments.run import enter_together
 from experiments.rundir import RunDirectory
@@ -119,6 +121,16 @@ def test_another_data_set_under_the_same_name_is_refused(finished, tmp_path):
 def test_a_directory_in_use_is_refused(finished):
   with RunDirectory(finished), pytest.raises(RunError, match=r'in use by process \d+'):
     run(finished)
+
+
+def test_interrupted_from_the_keyboard_it_saves_and_says_so(tmp_path, monkeypatch):
+  once = iter([signal.SIGINT])
+  monkeypatch.setattr(Reporter, 'train', lambda *_: [signal.raise_signal(n) for n in once])
+  assert run(tmp_path) == 75
+  status = read(tmp_path / 'status.json')
+  assert (status['state'], status['step'] < 6) == ('stopped', True)
+  assert 'SIGINT' in status['reason']
+  assert (tmp_path / 'ckpt' / str(status['step'])).is_dir()
 
 
 @pytest.mark.parametrize(

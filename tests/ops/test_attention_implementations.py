@@ -236,6 +236,19 @@ def test_what_a_function_closes_over_may_be_mapped_and_differentiated(rng):
   np.testing.assert_allclose(outside, want, atol=1e-5)
 
 
+def test_what_a_function_closes_over_is_not_kept():
+  """In what JAX remembers of the call it would live for ever."""
+
+  def total(table, q):
+    def bias(i, j):
+      return table[i[:, None] - j[None, :] + 4][None]
+
+    return ops.chunked_attend(q, q, q, bias=bias, block_size=(2, 4))[0].sum()
+
+  with jax.checking_leaks():
+    jax.eval_shape(total, jnp.zeros(9), jnp.zeros((5, 1, 3)))
+
+
 def test_a_row_of_one_key_has_the_whole_gradient(rng):
   """Its weight is one; a bound on rounding there must not halve the slope."""
   q, k = (jnp.asarray(rng.normal(size=(1, 1, WIDTH)), jnp.float32) for _ in range(2))

@@ -83,7 +83,7 @@ def fit(
     state, metrics = train_step(state, batch)
     before, step = step, step + count
     log.add(step, metrics)
-    if log.diverged:
+    if log.diverged or step == steps:
       break
     evaluating = evaluate is not None and _due(before, step, evaluate_every)
     saving = save is not None and _due(before, step, save_every)

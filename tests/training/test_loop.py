@@ -71,18 +71,22 @@ def test_nothing_is_traced_twice():
 
 
 def test_saves_and_evaluations_fall_where_they_are_due_and_at_the_end(trainer):
-  saved, evaluated = [], []
-  fit(
-    trainer,
-    trainer.state(),
-    steps=7,
-    save=lambda step, state: saved.append((step, int(state.step))),
-    save_every=3,
-    evaluate=lambda step, state: evaluated.append(step),
-    evaluate_every=2,
-  )
-  assert saved == [(3, 3), (6, 6), (7, 7)]
-  assert evaluated == [2, 4, 6, 7]
+  for steps in (7, 6):
+    done = []
+    fit(
+      trainer,
+      trainer.state(),
+      steps=steps,
+      log_every=4,
+      on_log=lambda step, metrics: done.append(('logged', step)),  # noqa: B023
+      save=lambda step, state: done.append(('saved', int(state.step))),  # noqa: B023
+      save_every=3,
+      evaluate=lambda step, state: done.append(('evaluated', step)),  # noqa: B023
+      evaluate_every=2,
+    )
+    assert [step for what, step in done if what == 'saved'] == sorted({3, 6, steps})
+    assert [step for what, step in done if what == 'evaluated'] == sorted({2, 4, 6, steps})
+    assert done[-3:] == [('logged', steps), ('evaluated', steps), ('saved', steps)]
 
 
 def test_going_on_from_a_step_equals_never_having_stopped(trainer):

@@ -48,8 +48,6 @@ def join() -> bool:
   try:
     told = [os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')]
     count, index = (None if one is None else int(one) for one in told)
-    # On CPU the collectives of two programs that run at once are taken for each other's.
-    jax.config.update('jax_cpu_enable_async_dispatch', False)
     print('waiting for the other processes of this run', flush=True)
     jax.distributed.initialize(num_processes=count, process_id=index)
     return jax.process_index() > 0

@@ -132,7 +132,7 @@ class Explainer:
 
   def place(self, variables: Any) -> Any:
     """The variables on the device that explains."""
-    return jax.device_put(jax.device_get(variables), jax.local_devices()[0])
+    return jax.device_put(jax.device_get(variables), jax.devices()[0])
 
   def servable(self, methods: Sequence[str], variables: Any) -> tuple[list[str], dict[str, str]]:
     """The methods that this model can serve, and why it cannot serve the others.

@@ -118,8 +118,7 @@ class NonLocal(nn.Module):
     if self.kind == 'dot_product':
       return jnp.einsum('bqmd,bmde->bqme', query, jnp.einsum('bkmd,bkme->bmde', key, value))
     hidden = query.shape[-1]
-    w = self.param('score', kernel_init(self.initialization), (2 * hidden, 1), jnp.float32).astype(
-      dtype
-    )
+    start = kernel_init(self.initialization)
+    w = self.param('score', start, (2 * hidden, 1), jnp.float32).astype(dtype)
     scores = (query @ w[:hidden])[..., 0] + (key @ w[hidden:])[..., 0].transpose(0, 2, 1)
     return jnp.einsum('bqk,bkme->bqme', nn.relu(scores), value)

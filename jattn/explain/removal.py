@@ -132,7 +132,7 @@ def road(
   _check(images, maps)
   if order not in ('most', 'least'):
     raise ValueError(f"{order=} must be 'most' or 'least'")
-  fractions = tuple(fractions)
+  fractions = tuple(map(float, fractions))
   if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
     raise ValueError(f'{fractions=} must be in 0..1')
   fixed = (model, fractions, order, images_at_once)

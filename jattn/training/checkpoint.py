@@ -31,6 +31,14 @@ import jax
 import orbax.checkpoint as ocp
 
 from jattn.training import manifest
+from jattn.training.checkpoint_errors import (
+  CheckpointError,
+  CheckpointWarning,
+  none_verifies,
+  not_saved,
+  one_line,
+  unreadable,
+)
 from jattn.training.leaves import abstract, describe, differences
 from jattn.training.processes import tell_all
 
@@ -38,14 +46,6 @@ _STEP = re.compile(r'0|[1-9][0-9]*')
 _SAVING = '.saving'
 _DELETED = '.deleted'
 _ORBAX = os.path.join('', 'orbax', 'checkpoint', '')
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint could not be saved or restored: path, reason, what to do; at most 5 lines."""
-
-
-class CheckpointWarning(UserWarning):
-  """A checkpoint was passed over, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,12 @@ class Checkpoints:
       manager = self._open()
       args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record))
       manager.save(step, args=args, force=True)
+    except CheckpointError:  # it says what to do
+      self._discard()
+      raise
     except Exception as error:
       self._discard()
-      raise self._save_error(step, error) from error
+      raise not_saved(self.directory, step, error) from error
     self._thread = threading.Thread(
       target=self._finish, args=(step, self._score(metrics)), name='checkpoint'
     )
@@ -149,7 +152,7 @@ class Checkpoints:
     newest, passed_over = self._newest()
     newest = self._same_for_all(newest)
     if newest < 0 and passed_over:
-      raise CheckpointError(_none_verifies(self.directory, passed_over))
+      raise CheckpointError(none_verifies(self.directory, passed_over))
     if newest < 0:
       return None
     for skipped, why in passed_over.items():
@@ -230,7 +233,7 @@ class Checkpoints:
         self._publish(step)
     except Exception as error:
       self._discard()
-      self._error = self._save_error(step, error)
+      self._error = not_saved(self.directory, step, error)
       return
     try:
       self._damaged.discard(step)
@@ -240,7 +243,7 @@ class Checkpoints:
     except Exception as error:
       self._error = CheckpointError(
         f'{self.directory}: step {step} is saved, but an old checkpoint could not be deleted: '
-        f'{_one_line(error)}'
+        f'{one_line(error)}'
       )
       self._error.__cause__ = error
 
@@ -338,14 +341,6 @@ class Checkpoints:
         (self._saving / str(self._attempt)).rmdir()
         self._saving.rmdir()
 
-  def _save_error(self, step: int, error: Exception) -> CheckpointError:
-    result = CheckpointError(
-      f'{self.directory}: step {step} could not be saved: {_one_line(error)}\n'
-      'Older checkpoints are untouched. Check the free space and the permissions, then save again.'
-    )
-    result.__cause__ = error
-    return result
-
   # Reading.
 
   def _read(self, step: int, target: Any, passed_over: tuple[int, ...]) -> Restored:
@@ -373,7 +368,7 @@ class Checkpoints:
       with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         record = reader.restore(path / 'meta')
     except Exception as error:
-      raise _unreadable(path, error) from error
+      raise unreadable(path, error) from error
     if not isinstance(record, dict) or record.keys() != {'meta', 'metrics', 'leaves'}:
       raise CheckpointError(f'{path}: not a checkpoint of jattn: meta/ has no record.')
     return record
@@ -384,7 +379,7 @@ class Checkpoints:
       with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
         return reader.restore(path, args=args)
     except Exception as error:
-      raise _unreadable(path, error) from error
+      raise unreadable(path, error) from error
 
   # Choosing.
 
@@ -456,32 +451,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
   os.rename(path, doomed)
   shutil.rmtree(doomed)
-
-
-def _one_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines()
-  text = f'{type(error).__name__}: {lines[0].strip()}' if lines else type(error).__name__
-  return text if len(text) <= 300 else f'{text[:297]}...'
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-  return CheckpointError(
-    f'{path}: this checkpoint verifies but cannot be read: {_one_line(error)}\n'
-    'It may need the version of orbax-checkpoint that wrote it.'
-  )
-
-
-def _none_verifies(directory: Path, faults: dict[int, str]) -> str:
-  shown = [f'  step {step}: {reason}' for step, reason in faults.items()]
-  if len(shown) > 3:
-    shown = [*shown[:2], f'  and {len(shown) - 2} more']
-  return '\n'.join(
-    [
-      f'{directory}: none of its checkpoints can be used:',
-      *shown,
-      'Put a good copy back, or choose a new directory to start from the beginning.',
-    ]
-  )
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:

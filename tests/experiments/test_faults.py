@@ -181,6 +181,7 @@ def test_two_processes_stop_together_go_on_and_do_what_one_does(uninterrupted, d
   assert not left or f'going on from step {left}' in told
   assert 'test accuracy' in told
   assert 'test accuracy' not in silent
+  assert len(list((out / 'tb').iterdir())) == 2  # the first process's, of both times
   assert sorted(int(p.name) for p in (out / 'ckpt').iterdir() if p.name.isdecimal())[-2:] == [9, 12]
 
   def losses(run):

@@ -35,7 +35,7 @@ SCORES = {
   ),
   'removal_ranks': lambda x, maps, *_: explain.removal_ranks(KEY, maps),
   'road': lambda x, maps, masks, targets: explain.road(
-    MODEL, VARIABLES, x, maps, targets, key=KEY, fractions=(0.5,)
+    MODEL, VARIABLES, x, maps, targets, key=KEY, fractions=np.array([0.5])
   ),
 }
 

@@ -128,12 +128,13 @@ def open_function(
     raise ValueError(f'a bias or mask function must return [M or 1, Q, K], not {out.shape}')
   split = (1, *(heads if out.shape[0] > 1 else (1, 1)), *block)
   learned = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in closed.consts]
-  jaxpr = closed.jaxpr  # alone: JAX keeps ``pure``, and the numbers of this call would live as long
+  # Without the numbers of this call: JAX keeps ``pure``, and they would live as long.
+  emptied = jax.extend.core.ClosedJaxpr(closed.jaxpr, [None] * len(closed.consts))
 
   def pure(numbers, constants, queries, keys):
     numbers, constants = iter(numbers), iter(constants)
     values = [next(numbers if yes else constants) for yes in learned]
-    opened = jax.extend.core.ClosedJaxpr(jaxpr, values)
+    opened = jax.extend.core.ClosedJaxpr(emptied.jaxpr, values)
     [tile] = jax.extend.core.jaxpr_as_fun(opened)(queries, keys)
     return tile.reshape(split)
 

@@ -1,6 +1,7 @@
 """The pictures of a run: how it learned, and where it looked."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,31 @@ import numpy as np
 from jattn.types import AttentionMap, in_order
 
 matplotlib.use('Agg')
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
+
+# Class names are in any script: these fonts, where they are installed, have what the first lacks,
+# and what no font has is a box, which need not be said for each letter.
+_FONTS = (
+  'Noto Sans CJK SC',
+  'Noto Sans SC',
+  'Source Han Sans SC',
+  'WenQuanYi Micro Hei',
+  'PingFang SC',
+  'Microsoft YaHei',
+  'Hiragino Sans',
+  'Malgun Gothic',
+  'Noto Sans Arabic',
+  'Noto Sans Devanagari',
+  'Arial Unicode MS',
+)
+plt.rcParams['font.family'] = [
+  'DejaVu Sans',
+  *sorted(set(_FONTS) & set(font_manager.get_font_names()), key=_FONTS.index),
+]
+warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+# No name is a formula.
+plt.rcParams['text.parse_math'] = False
 
 REDUCTIONS = {
   'position': 'attention received: mean over heads and queries',
@@ -85,7 +110,7 @@ def draw_attention(
     )
     axis.set_xlim(0, over[1])
     color = 'black' if true in (None, guess) else 'crimson'
-    axis.set_title(guess if true is None else f'{true} → {guess}', fontsize=9, color=color, pad=3)
+    _entitle(axis, [guess] if true is None else [true, guess], fontsize=9, color=color, pad=3)
   label = 'times the uniform weight' if len(images) > 8 else 'times uniform'
   bar = figure.colorbar(shown, cax=beside, label=label)
   bar.solids.set_alpha(1)
@@ -137,6 +162,18 @@ def _pairs(count: int, aspect: float) -> tuple[plt.Figure, list[plt.Axes], plt.A
   high = min(size[1] - _HEAD - _TITLE - _MARGIN, 4.0)
   middle = (_HEAD + _TITLE + size[1] - _MARGIN - high) / 2
   return figure, axes, place(left + width - _BAR + 0.05, middle, 0.14, high)
+
+
+def _entitle(axis: plt.Axes, names: Sequence[str], **style: Any) -> None:
+  """Names as a title no wider than its picture: the longest lose letters until it is not."""
+  names = [' '.join(name.split()) for name in names]
+  title, renderer = axis.set_title('', **style), axis.figure.canvas.get_renderer()
+  while True:
+    title.set_text(' → '.join(names))
+    longest = max(range(len(names)), key=lambda index: len(names[index]))
+    if len(names[longest]) < 2 or title.get_window_extent(renderer).width <= axis.bbox.width:
+      return
+    names[longest] = names[longest].removesuffix('…')[:-1] + '…'
 
 
 def draw_curves(path: pathlib.Path, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -44,8 +44,18 @@ def test_the_last_map_of_the_model_is_drawn(tmp_path, monkeypatch):
   assert drawn == ['pool']
 
 
-@pytest.mark.parametrize('count', [1, 6])
-def test_no_word_is_cut_off_and_none_lies_on_another(tmp_path, monkeypatch, count):
+@pytest.mark.parametrize(
+  ('count', 'truth', 'predicted'),
+  [
+    (1, 'automobile', 'aeroplane'),
+    (6, 'automobile', 'aeroplane'),
+    (6, 'a class whose name is longer than the two pictures ' * 2, 'one\nin two lines'),
+    (2, '$x_{', 'W' * 300),
+  ],
+)
+def test_no_word_is_cut_off_and_none_lies_on_another(
+  tmp_path, monkeypatch, count, truth, predicted
+):
   figures = []
   monkeypatch.setattr(pictures.plt, 'close', figures.append)
   weights = np.full((count, 1, 16, 16), 1 / 16, np.float32)
@@ -53,13 +63,16 @@ def test_no_word_is_cut_off_and_none_lies_on_another(tmp_path, monkeypatch, coun
     tmp_path / 'x.png',
     images=np.zeros((count, 8, 12, 3), np.uint8),
     maps={'attention/weights': AttentionMap(weights, 'position', (4, 4))},
-    truth=['automobile'] * count,
-    predicted=['aeroplane'] * count,
+    truth=[truth] * count,
+    predicted=[predicted] * count,
   )
   (figure,) = figures
   figure.draw_without_rendering()
   *pairs, bar = figure.axes
   texts = [axis.title for axis in pairs] + [figure._suptitle, bar.yaxis.label]
+  shown = texts[0].get_text()
+  assert shown.startswith(truth[:4])
+  assert predicted[:3] in shown
   boxes = [text.get_window_extent() for text in texts]
   assert len(boxes) == count + 2
   for index, box in enumerate(boxes):

@@ -6,6 +6,7 @@ file is checked as strictly as a command line.
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -113,6 +114,7 @@ def check(config: TrainConfig) -> None:
     ConfigError: naming the flag, its value and what it must be.
   """
   for flag, value, good, must in (
+    *_rules_of_numbers(config),
     *_rules_of_run(config),
     *_rules_of_optimizer(config.optimizer),
     *_rules_of_augmentation(config.augment),
@@ -123,6 +125,18 @@ def check(config: TrainConfig) -> None:
 
 
 Rule = tuple[str, Any, bool, str]  # flag, value, whether it is good, what it must be
+
+
+def _rules_of_numbers(config: TrainConfig) -> list[Rule]:
+  """What holds for every number: JSON and the counters of a device hold no others."""
+  rules = []
+  for name, value in _flatten(dataclasses.asdict(config)):
+    flag = f'--{name.replace("_", "-")}'
+    if type(value) is float:
+      rules.append((flag, value, math.isfinite(value), 'a finite number'))
+    elif type(value) is int:
+      rules.append((flag, value, abs(value) < 2**32, 'below 2^32'))
+  return rules
 
 
 def _rules_of_run(config: TrainConfig) -> list[Rule]:
@@ -153,13 +167,14 @@ def _rules_of_run(config: TrainConfig) -> list[Rule]:
 
 
 def _rules_of_optimizer(optimizer: OptimizerConfig) -> list[Rule]:
-  rate, drops = optimizer.learning_rate, optimizer.drops
+  rate, drops, clip = optimizer.learning_rate, optimizer.drops, optimizer.clip_norm
   rising = drops and sorted({0.0, 1.0, *drops}) == [0.0, *drops, 1.0]
   rules = [
     ('learning-rate', rate, 0 < rate < float('inf'), 'above 0'),
     ('warmup', optimizer.warmup, 0 <= optimizer.warmup < 1, 'in [0, 1)'),
     ('drops', drops, bool(rising), 'rising in (0, 1)'),
     ('weight-decay', optimizer.weight_decay, optimizer.weight_decay >= 0, 'at least 0'),
+    ('clip-norm', clip, clip is None or clip > 0, 'above 0 or None'),
     ('momentum', optimizer.momentum, 0 <= optimizer.momentum < 1, 'in [0, 1)'),
     ('layer-decay', optimizer.layer_decay, 0 < optimizer.layer_decay <= 1, 'in (0, 1]'),
   ]

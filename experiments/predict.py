@@ -45,6 +45,12 @@ def main(arguments: Sequence[str]) -> int:
 
   if not chosen.images:
     raise ConfigError('name at least one image file')
+  if chosen.top < 1:
+    raise ConfigError(f'--top {chosen.top} must be at least 1')
+  if chosen.out is not None and (
+    chosen.out.suffix.lower() != '.png' or not chosen.out.absolute().parent.is_dir()
+  ):
+    raise ConfigError(f'--out {chosen.out} must be a file called .png in a folder that is there')
   run = reload_run(chosen.run)
   setup = run.setup
   images = np.stack([_read(path, setup) for path in chosen.images])
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
   names = setup.facts.class_names
   ranked = np.argsort(-probabilities, axis=-1)
   for path, order, row in zip(chosen.images, ranked, probabilities, strict=True):
-    classes = {names[index]: round(float(row[index]), 6) for index in order[: max(chosen.top, 1)]}
+    classes = {names[index]: round(float(row[index]), 6) for index in order[: chosen.top]}
     print(json.dumps({'image': str(path), 'classes': classes}))
   if chosen.out is not None:
     drawn = pictures.draw_attention(

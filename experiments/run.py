@@ -45,6 +45,8 @@ def run(config: TrainConfig) -> int:
       refuse_changes(directory, stored, configuration.to_json(config), 'configuration')
       if result := directory.read('result.json'):
         print(f'{directory.path} is done: {summary(result)}')
+        if config.explain and not (directory.path / 'explain' / 'report.html').exists():
+          print(f'its report is missing: python -m experiments.explain {directory.path}')
         return 0
     check_devices(config)
     start = directory.read('start.json')
@@ -52,14 +54,29 @@ def run(config: TrainConfig) -> int:
       raise ConfigError(f'--init-from {config.init_from} does not exist')
     began = time.perf_counter()
     dataset = load_data(config)
-    facts = DataFacts.of(dataset, normalization=config.normalization)
+    check_splits(config, dataset)
+    try:
+      facts = DataFacts.of(dataset, normalization=config.normalization)
+    except DataError as error:  # of an image that is decoded for the mean
+      raise InputError(f'--data {config.data}: {error}') from None
     if (old := directory.read('data.json')) is not None:
       refuse_changes(directory, old, facts.__dict__, 'data')
     setup = make_setup(config, facts, shapes=start and start['shapes'])
-    directory.write('config.json', configuration.to_json(config))
-    directory.write('data.json', facts.__dict__)
-    directory.write('env.json', environment.describe())
     return Run(directory, setup, dataset, began).go()
+
+
+def check_splits(config: TrainConfig, dataset: Any) -> None:
+  """Refuses data that could be trained on and then not be measured.
+
+  Raises:
+    InputError: a split is empty.
+  """
+  for split in ('train', 'choose', 'test'):
+    if not dataset.num_examples(split):
+      raise InputError(
+        f'--data {config.data}: split {split!r} is empty; give more images, which are divided into '
+        'train, choose and test'
+      )
 
 
 def enter_together(directory: RunDirectory, stack: contextlib.ExitStack) -> None:
@@ -111,6 +128,10 @@ class Run:
         ) as self.checkpoints,
       ):
         state = self.restore()
+        # Only now: a checkpoint may refuse what another command left no trace of.
+        self.directory.write('config.json', configuration.to_json(self.config))
+        self.directory.write('data.json', self.setup.facts.__dict__)
+        self.directory.write('env.json', environment.describe())
         start = int(state.step)
         self.directory.rewind(start)
         self.directory.status('running', start)

@@ -10,6 +10,8 @@ from typing import Any
 
 from experiments.errors import RunError
 
+_LOST = 'bring it back from a copy, or remove it if the run is to write it anew'
+
 
 class RunDirectory:
   """Files of a run, held by one process at a time; a context manager.
@@ -71,11 +73,14 @@ class RunDirectory:
       RunError: the file is there and cannot be read.
     """
     try:
-      return json.loads((self.path / name).read_text())
-    except FileNotFoundError:
+      value = json.loads((self.path / name).read_text())
+    except (FileNotFoundError, NotADirectoryError):
       return None
     except (OSError, ValueError) as error:
-      raise RunError(f'{self.path / name} cannot be read: {error}') from None
+      raise RunError(f'{self.path / name} cannot be read: {error}; {_LOST}') from None
+    if not isinstance(value, dict):
+      raise RunError(f'{self.path / name} is damaged: it holds no JSON object; {_LOST}')
+    return value
 
   def write(self, name: str, value: Any) -> None:
     """Replaces a JSON file in one motion, so that a reader or a crash never sees half of it."""
@@ -97,17 +102,19 @@ class RunDirectory:
       file.write(json.dumps(finite(line)) + '\n')
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last line that was cut off is left out."""
+    """The lines of ``metrics.jsonl``; one that was cut off or damaged is left out."""
     try:
-      lines = (self.path / 'metrics.jsonl').read_text().splitlines()
+      lines = (self.path / 'metrics.jsonl').read_text(errors='replace').splitlines()
     except FileNotFoundError:
       return []
     parsed = []
     for line in lines:
       try:
-        parsed.append(json.loads(line))
+        values = json.loads(line)
       except ValueError:
         continue
+      if isinstance(values, dict) and isinstance(values.get('step'), int):
+        parsed.append(values)
     return parsed
 
   def rewind(self, step: int) -> None:

@@ -174,7 +174,11 @@ def _check_layers(config: TrainConfig, model: nn.Module) -> None:
   images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)['params']
   for flag, value, attempt in (
-    ('--optimizer.layer-decay', decay, lambda: training.layer_scales(params, decay)),
+    (
+      '--optimizer.layer-decay',
+      decay,
+      lambda: decay != 1 and training.layer_scales(params, decay),
+    ),
     ('--freeze', place, lambda: place and training.Layers.of(params).through(place)),
   ):
     try:
@@ -256,7 +260,16 @@ def make_setup(
     ConfigError: the model cannot take the data, or the run is shorter than its warm-up.
   """
   steps_per_epoch = max(facts.train_examples // config.batch_size, 1)
-  steps = config.steps or math.floor(config.epochs * facts.train_examples / config.batch_size)
+  steps = config.steps or config.epochs * facts.train_examples / config.batch_size
+  if steps >= 2**31:
+    asked = f'--steps {steps}' if config.steps else f'--epochs {config.epochs:g}'
+    raise ConfigError(f'{asked}: {steps:.1e} steps are more than can be counted')
+  steps = math.floor(steps)
+  if config.augment.crop_padding >= facts.size:
+    raise ConfigError(
+      f'--augment.crop-padding {config.augment.crop_padding} must be below the side of the images, '
+      f'{facts.size}'
+    )
   if steps < 1:
     raise ConfigError(f'--epochs {config.epochs} of {facts.train_examples} images make no step')
   chosen = config.optimizer

@@ -30,7 +30,8 @@ def multiply_accumulates(function: Callable, *args: Any) -> int:
   >>> multiply_accumulates(jnp.dot, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
   30
   """
-  return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  return _of_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,34 +96,68 @@ def _note(counted: int, analysis: Any) -> str:
   )
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
-  """The cost of the equations that a result depends on: the compiler drops the others."""
-  needed = {id(var) for var in jaxpr.outvars}
+def _of_jaxpr(jaxpr: Any, wanted: list[bool]) -> tuple[int, list[bool]]:
+  """The cost of what the wanted results depend on, as the compiler drops the rest.
+
+  Returns:
+    The cost, and which of the arguments they depend on.
+  """
+  needed = {id(var) for var, yes in zip(jaxpr.outvars, wanted, strict=True) if yes}
   total = 0
   for equation in reversed(jaxpr.eqns):
-    if needed.isdisjoint(map(id, equation.outvars)):
-      continue
-    needed.update(map(id, equation.invars))
-    total += _of_equation(equation)
-  return total
+    results = [id(var) in needed for var in equation.outvars]
+    if any(results):
+      cost, arguments = _of_equation(equation, results)
+      needed.update(id(var) for var, yes in zip(equation.invars, arguments, strict=True) if yes)
+      total += cost
+  return total, [id(var) in needed for var in jaxpr.invars]
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Any, wanted: list[bool]) -> tuple[int, list[bool]]:
+  """As ``_of_jaxpr``, of one equation."""
   name, params = equation.primitive.name, equation.params
+  everything = [True] * len(equation.invars)
   if name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
-    left = equation.invars[0].aval.shape
-    return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    return _of_product(equation, contracted), everything
+  if name == 'ragged_dot_general':
+    numbers = params['ragged_dot_dimension_numbers']
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    # Along a contracted axis each number belongs to one group, and there is a result of each.
+    groups = equation.invars[2].aval.shape[-1]
+    alone = set(numbers.lhs_ragged_dimensions) <= set(contracted)
+    return _of_product(equation, contracted) // (groups if alone else 1), everything
   if name == 'conv_general_dilated':
-    return _of_convolution(equation)
-  inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(params)]
-  if not any(inner):
-    return 0
-  if name == 'while':
+    return _of_convolution(equation), everything
+  if name == 'scan':
+    return _of_scan(params, wanted)
+  inner = list(_inner(params))
+  whole = [len(jaxpr.outvars) == len(wanted) for jaxpr in inner]
+  if name == 'cond' or (whole == [True] and len(inner[0].invars) == len(everything)):
+    costs, arguments = zip(*(_of_jaxpr(jaxpr, wanted) for jaxpr in inner), strict=True)
+    chosen = [True] if name == 'cond' else []
+    return max(costs), [*chosen, *map(any, zip(*arguments, strict=True))]
+  total = sum(_of_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0] for jaxpr in inner)
+  if total and name == 'while':
     raise ValueError('the cost of a while loop is not known before it runs')
-  if name == 'cond':
-    return max(inner)
-  return sum(inner) * (params['length'] if name == 'scan' else 1)
+  return total, everything
+
+
+def _of_product(equation: Any, contracted: tuple[int, ...]) -> int:
+  left = equation.invars[0].aval.shape
+  return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _of_scan(params: dict[str, Any], wanted: list[bool]) -> tuple[int, list[bool]]:
+  """What is carried is wanted too where a wanted result of a later turn depends on it."""
+  constants, carried = params['num_consts'], params['num_carry']
+  while True:
+    cost, arguments = _of_jaxpr(params['jaxpr'].jaxpr, wanted)
+    used = arguments[constants : constants + carried]
+    more = [yes or again for yes, again in zip(wanted[:carried], used, strict=True)]
+    if more == wanted[:carried]:
+      return cost * params['length'], arguments
+    wanted = more + wanted[carried:]
 
 
 def _of_convolution(equation: Any) -> int:

@@ -1,8 +1,9 @@
 """The few layers that mechanisms, poolings and backbones are made of, set as the field sets them.
 
 Linen's own layers with every default that differs between frameworks written out: padding is
-symmetric, batch norm has PyTorch's momentum, its running variance and a two-pass variance, and
-``initialization`` says whose start is meant. To be called inside a compact method.
+symmetric, batch norm has PyTorch's momentum, its running variance and a two-pass variance,
+``initialization`` says whose start is meant, and without a ``dtype`` a layer computes in the type
+of its input, not in that of its parameters. To be called inside a compact method.
 """
 
 import functools
@@ -56,19 +57,41 @@ class Conv(nn.Conv):
     return super().__call__(inputs).astype(_type_of(self, inputs))
 
 
-def _type_of(layer: Dense | Conv, inputs: jax.Array) -> jnp.dtype:
-  """What Linen would compute in."""
-  return canonicalize_dtype(inputs, *layer.variables['params'].values(), dtype=layer.dtype)
+class LayerNorm(nn.LayerNorm):
+  """Linen's layer norm, in the type of its input where no other is asked for."""
+
+  @nn.nowrap
+  def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    return super().__call__(x, mask=mask).astype(_type_of(self, x))
+
+
+class GroupNorm(nn.GroupNorm):
+  """Linen's group norm, in the type of its input where no other is asked for."""
+
+  @nn.nowrap
+  def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    return super().__call__(x, mask=mask).astype(_type_of(self, x))
+
+
+def _type_of(layer: nn.Module, inputs: jax.Array) -> jnp.dtype:
+  """``dtype`` or the input's type, where Linen takes the wider of input's and parameters'."""
+  if layer.dtype is None and not jnp.issubdtype(inputs.dtype, jnp.floating):
+    return canonicalize_dtype(inputs, *layer.variables['params'].values())
+  return inputs.dtype if layer.dtype is None else layer.dtype
 
 
 def _promote(
   inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, dtype: jnp.dtype | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """Linen's promotion, but on CPU a bias stays float32 beside bfloat16.
+  """To ``dtype`` or else the input's type, but on CPU a bias stays float32 beside bfloat16.
 
-  Its gradient is a sum over all positions. XLA on CPU takes one of bfloat16 apart into windows of
-  32, which cost a sixth of the seed classifier's training step.
+  The bias's gradient is a sum over all positions. XLA on CPU takes one of bfloat16 apart into
+  windows of 32, which cost a sixth of the seed classifier's training step.
   """
+  if dtype is None and jnp.issubdtype(inputs.dtype, jnp.floating):
+    dtype = inputs.dtype
   inputs, kernel, promoted = promote_dtype(inputs, kernel, bias, dtype=dtype)
   if bias is None or jax.default_backend() != 'cpu':
     return inputs, kernel, promoted
@@ -175,7 +198,7 @@ class BatchNorm(nn.BatchNorm):
   def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
     """[..., C] -> [..., C]."""
     old = self.get_variable('batch_stats', 'var')  # None where the parameters are being made
-    y = super().__call__(x, use_running_average)
+    y = super().__call__(x, use_running_average).astype(_type_of(self, x))
     new = self.get_variable('batch_stats', 'var')
     if old is not None and new is not old and self.is_mutable_collection('batch_stats'):
       count = math.prod(x.shape[:-1])
@@ -222,7 +245,7 @@ def layer_norm(
   name: str,
   epsilon: float = 1e-6,
   dtype: jnp.dtype | None = None,
-) -> nn.LayerNorm:
+) -> LayerNorm:
   """Layer norm over the last axis, Ba et al. 2016, arXiv 1607.06450; statistics are float32.
 
   Args:
@@ -230,7 +253,7 @@ def layer_norm(
     epsilon: added to the variance; 1e-6 is timm's and big_vision's, PyTorch's own is 1e-5.
     dtype: what it is computed in; None is the input's type.
   """
-  return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+  return LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def norm(
@@ -259,7 +282,7 @@ def norm(
   if kind == 'batch':
     return batch_norm(train=train, name=name, scale_init=scale_init, dtype=dtype)
   if kind == 'group':
-    return nn.GroupNorm(
+    return GroupNorm(
       num_groups=8,
       epsilon=1e-5,
       use_fast_variance=False,
@@ -268,7 +291,7 @@ def norm(
       name=name,
     )
   if kind == 'layer':
-    return nn.LayerNorm(
+    return LayerNorm(
       epsilon=1e-6, use_fast_variance=False, scale_init=scale_init, dtype=dtype, name=name
     )
   raise ValueError(f"norm={kind!r} must be 'batch', 'group' or 'layer'")

@@ -55,6 +55,35 @@ def test_what_nobody_reads_costs_nothing():
   assert multiply_accumulates(lambda x: function(x, True)[1], x) == 2 * 4**3
 
 
+def test_what_nobody_reads_of_a_call_costs_nothing():
+  x, one = jnp.zeros((4, 4)), 4**3
+
+  def two(x, y):
+    return x @ x, y @ y @ y
+
+  for call in (jax.jit(two), jax.checkpoint(two), lambda x, y: jax.lax.cond(True, two, two, x, y)):
+    assert multiply_accumulates(lambda x, call=call: call(x, x @ x)[0], x) == one
+    assert multiply_accumulates(lambda x, call=call: call(x, x @ x)[1], x) == 3 * one
+
+  def turn(carry, row):  # of three: the second is read by the first's next turn alone
+    a, b, c = carry
+    return (a + b, b @ b, c @ x @ x), row @ x
+
+  def loop(x):
+    return jax.lax.scan(turn, (x, x, x), jnp.zeros((5, 4, 4)))
+
+  counts = [multiply_accumulates(lambda x, i=i: loop(x)[0][i], x) for i in range(3)]
+  assert counts == [5 * one, 5 * one, 10 * one]
+  assert multiply_accumulates(lambda x: loop(x)[1], x) == 5 * one
+
+
+def test_products_in_groups():
+  """A row meets the matrix of its group alone."""
+  sizes = jnp.array([1, 3])
+  count = multiply_accumulates(jax.lax.ragged_dot, jnp.zeros((4, 6)), jnp.zeros((2, 6, 8)), sizes)
+  assert count == 4 * 6 * 8
+
+
 def test_resnet20_counted_layer_by_layer():
   model = jattn.create_model('resnet20', num_classes=10)
   x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

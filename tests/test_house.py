@@ -9,10 +9,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Room -> rooms it may import. Never sideways, never up.
-GROUND = {'ops', 'types', 'names', 'layers', 'layouts', 'npz_member'}
+GROUND = {'ops', 'types', 'names', 'layers', 'layouts', 'npz_member', 'settings'}
 FLOORS = {
   'names': set(),
   'types': set(),
+  'settings': set(),
   'layouts': set(),
   'npz_member': set(),
   'cost': set(),

@@ -1,5 +1,6 @@
 """Every law over every row of the table in ``laws.py``."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -62,6 +63,19 @@ def apply(row: Row, x, *, dtype=None, variables=None):
   return _output(returned), returned.maps
 
 
+@every_row
+def test_0_no_count_is_below_one(row):
+  """Of itself, and not as what a division by it does."""
+  module = row.make()
+  for field in dataclasses.fields(module):
+    if field.type not in (int, int | None) or field.name in ('depth', 'extent', 'halo', 'shift'):
+      continue
+    for value in (0, -1):
+      init = functools.partial(module.copy(**{field.name: value}).init, train=False)
+      with pytest.raises(ValueError, match=f'self.{field.name}={value} must be'):
+        jax.eval_shape(init, jax.random.key(0), draw())
+
+
 def test_every_name_has_a_row():
   assert {row.name for row in ROWS} == NAMES
 
@@ -111,6 +125,16 @@ def test_4_bfloat16_features_float32_maps_all_finite(row, factor):
     if factor == 1 and attention_map.weights.size > 1:
       weights = np.asarray(attention_map.weights)
       assert np.any(weights != weights.astype(jnp.bfloat16)), 'made in bfloat16'
+
+
+@every_row
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_4_features_are_of_the_input_s_type_where_no_other_is_asked_for(row, dtype):
+  index = ROWS.index(row)
+  x = jax.ShapeDtypeStruct((B, H, W, C), dtype)
+  returned = jax.eval_shape(compiled(index), variables_of(index), x)
+  assert _output(returned).dtype == dtype
+  assert {m.weights.dtype for m in returned.maps.values()} <= {jnp.dtype(jnp.float32)}
 
 
 @every_row

@@ -45,14 +45,16 @@ def test_a_sum_of_products_and_its_bias_are_rounded_together():
 
 
 @pytest.mark.parametrize('kind', ['dense', 'conv'])
-def test_the_result_is_of_the_type_that_linen_s_would_be(kind):
+def test_the_result_is_of_the_input_s_type_whatever_the_parameters_are(kind):
+  """Linen's is of the wider of the two; of whole numbers, which no layer computes in, ours too."""
   layer, variables, x = made(kind, None)
   linen = nn.Dense(3) if kind == 'dense' else nn.Conv(3, (1, 1))
   narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
   for parameters in (variables, narrow):
-    for images in (x, x.astype(jnp.bfloat16)):
-      found, want = (jax.eval_shape(m.apply, parameters, images) for m in (layer, linen))
-      assert found.dtype == want.dtype
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+      assert jax.eval_shape(layer.apply, parameters, x.astype(dtype)).dtype == dtype
+    found, want = (jax.eval_shape(m.apply, parameters, x.astype(int)) for m in (layer, linen))
+    assert found.dtype == want.dtype
 
 
 def test_off_the_cpu_they_are_linen_s(monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 
 from jattn.layers import dense
 from jattn.ops import Init, attention_weights, reshape, weigh
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -41,6 +42,7 @@ class AxialAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     *_, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv, dense
 from jattn.ops import Init, accumulation_dtype, gate
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -48,6 +49,7 @@ class Bam(nn.Module):
       ValueError: ``variant`` is neither of the two.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.variant not in ('paper', 'official'):
       raise ValueError(f"{self.variant=} must be 'paper' or 'official'")
     channel, spatial = self._channel(x, train=train), self._spatial(x, train=train)

@@ -18,6 +18,7 @@ from jattn.ops import (
   resize_relative,
   weigh,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -63,6 +64,7 @@ class BottleneckAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     if self.variant not in ('paper', 'timm'):
       raise ValueError(f"{self.variant=} must be 'paper' or 'timm'")

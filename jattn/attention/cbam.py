@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, gate, largest, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -63,6 +64,7 @@ class Cbam(nn.Module):
       ValueError: ``variant`` is none of the three, or ``kernel_size`` is even.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.variant not in ('paper', 'official', 'timm'):
       raise ValueError(f"{self.variant=} must be 'paper', 'official' or 'timm'")
     if self.kernel_size % 2 == 0:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, dense
 from jattn.layouts import Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, gate, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -53,6 +54,7 @@ class CoordinateAttention(nn.Module):
       ValueError: ``variant`` is neither of the two.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.variant not in ('paper', 'timm'):
       raise ValueError(f"{self.variant=} must be 'paper' or 'timm'")
     _, height, width, channels = x.shape

@@ -8,6 +8,7 @@ import numpy as np
 
 from jattn.layers import dense
 from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -40,6 +41,7 @@ class CrissCrossAttention(nn.Module):
     """[B, H, W, C] -> features [B, H, W, C] and the map ``weights``."""
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     hidden = max(1, channels // self.reduction)
 

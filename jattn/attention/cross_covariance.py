@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
 from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -57,6 +58,7 @@ class CrossCovarianceAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear, Norm
 from jattn.ops import Init, attention_weights, reshape, weigh
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -62,6 +63,7 @@ class DifferentialAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     if channels % (2 * self.num_heads):
       raise ValueError(f'twice {self.num_heads=} must divide C={channels}')

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import conv
 from jattn.layouts import Conv, Layouts
 from jattn.ops import Init, accumulation_dtype, channel_kernel_size, gate
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -47,6 +48,7 @@ class EfficientChannelAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     size = self.kernel_size
     if size is None:
       size = channel_kernel_size(x.shape[-1], gamma=self.gamma, beta=self.beta)

@@ -12,6 +12,7 @@ import numpy as np
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Array, Conv, Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, gate, kernel_init, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -27,7 +28,8 @@ class GatherExcite(nn.Module):
 
   The paper's GE-theta-minus is the default, GE-theta has ``extra_params``, GE-theta-plus both;
   extent 0 with ``use_mlp`` alone is squeeze-and-excitation. The kernel as large as the image has
-  the size of the images at init; on another size it is resized bilinearly, its sum kept.
+  the size of the images at init; on another size it is resized bilinearly, and scaled so that an
+  even one keeps its sum.
 
   Map: ``gate``, kind ``gate``, [B, H, W, C] ([B, 1, 1, C] for extent 0), in (0, 1).
 
@@ -63,6 +65,7 @@ class GatherExcite(nn.Module):
       ValueError: ``extent`` is neither 0 nor a power of two above one.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.extent != 0 and (self.extent < 2 or self.extent & (self.extent - 1)):
       raise ValueError(f'{self.extent=} must be 0, 2, 4, 8 or another power of two')
     z = self._convolved(x, train=train) if self.extra_params else self._averaged(x)

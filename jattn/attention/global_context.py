@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import dense
+from jattn.layers import dense, layer_norm
 from jattn.layouts import Conv1x1, Layouts, Norm
 from jattn.ops import (
   Init,
@@ -17,6 +17,7 @@ from jattn.ops import (
   round_channels,
   weighted_average,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -69,6 +70,7 @@ class GlobalContext(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.fuse not in ('add', 'multiply'):
       raise ValueError(f"{self.fuse=} must be 'add' or 'multiply'")
     if self.variant not in ('paper', 'timm'):
@@ -92,12 +94,8 @@ class GlobalContext(nn.Module):
     hidden = channels / self.reduction
     hidden = round_channels(hidden, 1, limit=0) if timm else max(4, int(hidden))
     h = self._dense(f'{self.fuse}_reduce', hidden, context)
-    h = nn.LayerNorm(
-      epsilon=1e-6 if timm else 1e-5,
-      use_fast_variance=False,
-      dtype=self.dtype,
-      name=f'{self.fuse}_norm',
-    )(h)
+    epsilon = 1e-6 if timm else 1e-5
+    h = layer_norm(name=f'{self.fuse}_norm', epsilon=epsilon, dtype=self.dtype)(h)
     start = nn.initializers.zeros if self.fuse == 'add' else None
     return self._dense(f'{self.fuse}_expand', channels, nn.relu(h), start)
 

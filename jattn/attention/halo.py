@@ -20,6 +20,7 @@ from jattn.ops import (
   split_blocks,
   weigh,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -83,6 +84,7 @@ class HaloAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     *_, height, width, channels = x.shape
     self._check(channels)
     head, side, asking = channels // self.num_heads, self.block_size, self._queries

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape
+from jattn.settings import check_counts
 from jattn.types import Attended
 
 
@@ -57,6 +58,7 @@ class LambdaLayer(nn.Module):
       ValueError: M does not divide C, ``kernel_size`` is even, or ``variant`` is neither.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     self._check(channels)
     wide, head = self.num_heads * self.head_features, self.head_features

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jattn.layers import conv, dense
 from jattn.ops import Init, gate
+from jattn.settings import check_counts
 from jattn.types import Attended
 
 
@@ -43,6 +44,7 @@ class LargeKernel(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     channels = x.shape[-1]
     local, wide = 2 * self.dilation - 1, -(-self.kernel_size // self.dilation)
     if wide % 2 == 0:

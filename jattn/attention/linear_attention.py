@@ -14,6 +14,7 @@ from jattn.ops import (
   reshape,
   scaled_exponentials,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -57,6 +58,7 @@ class LinearAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     qk_features = channels if self.qk_features is None else self.qk_features
     v_features = channels if self.v_features is None else self.v_features

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, linear_attend, linear_weights, reshape
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -63,6 +64,7 @@ class LiteMla(nn.Module):
       ValueError: C gives no head, a scale is even, or ``eps`` is not positive.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     heads = channels // self.head_width if self.num_heads is None else self.num_heads
     if heads < 1:

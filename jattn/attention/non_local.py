@@ -18,6 +18,7 @@ from jattn.ops import (
   round_channels,
   weigh,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 Kind = Literal['embedded_gaussian', 'gaussian', 'dot_product', 'concatenation']
@@ -77,6 +78,7 @@ class NonLocal(nn.Module):
       ValueError: ``kind`` or ``variant`` is none of the above, or the variant has no such kind.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.kind not in get_args(Kind):
       raise ValueError(f'{self.kind=} must be one of {get_args(Kind)}')
     if self.variant not in ('paper', 'official', 'timm'):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, conv, dense
 from jattn.layouts import Conv, Conv1x1, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, masked_softmax, reshape, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -65,6 +66,7 @@ class SelectiveKernel(nn.Module):
       ValueError: a side is even, a width does not divide, or ``variant`` is neither of the two.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     features = x.shape[-1] if self.features is None else self.features
     self._check(x.shape[-1], features)
     outputs = self._convolve(x, features, train=train)

@@ -18,6 +18,7 @@ from jattn.ops import (
 )
 from jattn.ops.attention_choice import Implementation
 from jattn.ops.attention_operands import PairFunction
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -75,6 +76,7 @@ class SelfAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, channels = x.shape
     key_heads = self.num_heads if self.num_key_heads is None else self.num_key_heads
     qk_features = channels if self.qk_features is None else self.qk_features

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import batch_norm, conv
 from jattn.layouts import Conv, Layouts, Norm
 from jattn.ops import Init, accumulation_dtype, gate, masked_softmax, reshape, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -68,6 +69,7 @@ class SplitAttention(nn.Module):
         neither of the two.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     channels = x.shape[-1]
     features = channels if self.features is None else self.features
     hidden = channels * self.radix / self.reduction

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattn.layers import Activation, activation, dense
 from jattn.layouts import Conv1x1, Layouts
 from jattn.ops import Init, accumulation_dtype, gate, round_channels
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -46,6 +47,7 @@ class SqueezeExcite(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.variant not in ('paper', 'timm'):
       raise ValueError(f"{self.variant=} must be 'paper' or 'timm'")
     channels = x.shape[-1]

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import conv, dense
+from jattn.layers import conv, dense, layer_norm
 from jattn.ops import Init, accumulation_dtype, masked_softmax, weighted_average
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -52,10 +53,11 @@ class TokenLearner(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.variant not in ('v1.1', 'paper', 'official'):
       raise ValueError(f"{self.variant=} must be 'v1.1', 'paper' or 'official'")
     grid = x.shape[1:3]
-    normed = nn.LayerNorm(1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')(x)
+    normed = layer_norm(name='norm', dtype=self.dtype)(x)
     scores = self._score(normed)
     scores = scores.astype(accumulation_dtype(scores)).transpose(0, 3, 1, 2)
     if self.variant == 'v1.1':

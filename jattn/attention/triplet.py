@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jattn.layers import batch_norm, conv
 from jattn.ops import Init, accumulation_dtype, largest
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -41,6 +42,7 @@ class TripletAttention(nn.Module):
       ValueError: ``kernel_size`` is even.
     """
     chex.assert_rank(x, 4)
+    check_counts(self)
     if self.kernel_size % 2 == 0:
       raise ValueError(f'{self.kernel_size=} must be odd')
     # Each picture's rows and columns come first, the axis left out last; and back again.

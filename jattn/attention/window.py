@@ -19,6 +19,7 @@ from jattn.ops import (
   split_blocks,
   weigh,
 )
+from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
 
@@ -79,6 +80,7 @@ class WindowAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     *_, height, width, channels = x.shape
     self._check(channels)
     side = self.window_size

@@ -205,7 +205,7 @@ class Dataset:
 
   @property
   def std(self) -> tuple[float, float, float]:
-    """Per channel over the train split, in [0, 1], as `mean`."""
+    """Per channel over the train split, in [0, 1], as `mean`; 1 where all its pixels are equal."""
     return self._moments[1]
 
   @functools.cached_property
@@ -223,6 +223,7 @@ class Dataset:
     share = histogram / histogram.sum(axis=1, keepdims=True)
     mean = share @ levels
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    std[std < 1e-6] = 1  # nothing to divide by
     return tuple(map(float, mean)), tuple(map(float, std))
 
   def _split(self, split: str) -> Split:

@@ -141,4 +141,7 @@ def _class_names(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
   names = arrays['class_names']
   if names.ndim != 1 or names.dtype.kind != 'U' or len(names) == 0:
     raise DataError("array 'class_names' is not an array of strings [L]")
+  if len(set(names.tolist())) < len(names):
+    twice = next(name for name in names.tolist() if names.tolist().count(name) > 1)
+    raise DataError(f"array 'class_names' has {twice!r} twice")
   return tuple(str(name) for name in names)

@@ -66,17 +66,18 @@ def spearman(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
   Returns:
     [B] in -1..1, and bool [B], whether it is defined. Maps of equal order give exactly 1, also if
-    both are constant; where only one is constant it is not defined, and zero.
+    both are constant; where only one is constant or one is not finite it is not defined, and zero.
 
   >>> value, valid = spearman(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[9.0, 4.0, 1.0]]))
   >>> value.tolist(), valid.tolist()
   ([-1.0], [True])
   """
   chex.assert_equal_shape((a, b))
-  x, y = mid_ranks(a.reshape(len(a), -1)), mid_ranks(b.reshape(len(b), -1))
-  x, y = x / x.shape[1], y / y.shape[1]
+  x, y = (each.reshape(len(each), -1) for each in (a, b))
+  finite = (jnp.isfinite(x) & jnp.isfinite(y)).all(axis=1)
+  x, y = mid_ranks(x) / x.shape[1], mid_ranks(y) / y.shape[1]
   same = (x == y).all(axis=1)
   size = jnp.sqrt(jnp.sum(x * x, axis=1) * jnp.sum(y * y, axis=1))
-  valid = same | (size > 0)
+  valid = finite & (same | (size > 0))
   value = jnp.sum(x * y, axis=1) / jnp.where(size > 0, size, 1)
-  return jnp.where(same, 1.0, jnp.clip(value, -1, 1)), valid
+  return jnp.where(valid, jnp.where(same, 1.0, jnp.clip(value, -1, 1)), 0.0), valid

@@ -18,6 +18,7 @@ from jattn.ops.pooling import (
   flatten,
   global_average,
   global_max,
+  unmasked,
   weighted_average,
 )
 from jattn.ops.relative import (
@@ -31,7 +32,7 @@ from jattn.ops.relative import (
 from jattn.ops.reshape import for_each_image, place_as, reshape
 from jattn.ops.resize import resize_positions
 from jattn.ops.rotary import rotary_angles, rotate
-from jattn.ops.softmax import accumulation_dtype, masked_softmax
+from jattn.ops.softmax import accumulation_dtype, check_mask, masked_softmax
 from jattn.ops.window import max_pool
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
   'attention_weights',
   'bias_init',
   'channel_kernel_size',
+  'check_mask',
   'choose_implementation',
   'chunked_attend',
   'convolve',
@@ -76,6 +78,7 @@ __all__ = [
   'scaled_exponentials',
   'split_blocks',
   'to_float',
+  'unmasked',
   'weigh',
   'weighted_average',
 ]

@@ -34,20 +34,20 @@ def attention_weights(
     bias: broadcasts to [..., M, Q, K], or a function of the indices as ``attend`` takes it; added
       after the scale. -inf counts as masked.
     mask: bool, likewise; True where the query may look.
-    scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
+    scale: factor on ``q k^T``, one number; None is ``1/sqrt(D)``.
 
   Returns:
     [..., M, Q, K], >= 0, every row sums to one; a fully masked row is zero.
 
   Raises:
-    ValueError: M' does not divide M.
+    ValueError: M' does not divide M, a mask is not bool, or the scale is more than one number.
     AssertionError: shapes disagree.
 
   >>> q, k = jnp.zeros((2, 1, 3)), jnp.ones((4, 1, 3))
   >>> attention_weights(q, k).shape, float(attention_weights(q, k)[0, 0, 0])
   ((1, 2, 4), 0.25)
   """
-  check_attention(q, k)
+  check_attention(q, k, mask=mask, scale=scale)
   *leading, num_queries, num_heads, width = q.shape
   num_keys, num_key_heads = k.shape[-3:-1]
   dtype = accumulation_dtype(q, k)
@@ -136,14 +136,15 @@ def attend(
       [Q'] and [K'] -> [M or 1, Q', K'], such as ``relative_bias`` makes, so that 'chunked' never
       forms all pairs. Gradients flow into the arrays that the function closes over.
     mask: bool, likewise; True where the query may look.
-    scale: factor on ``q k^T``; None is ``1/sqrt(D)``.
+    scale: factor on ``q k^T``, one number; None is ``1/sqrt(D)``.
     implementation: one of the above.
 
   Returns:
     [..., Q, M, D'] in the type of ``v``. A fully masked query gives zeros.
 
   Raises:
-    ValueError: M' does not divide M, or the implementation cannot do this here.
+    ValueError: M' does not divide M, a mask is not bool, the scale is more than one number, or the
+      implementation cannot do this here.
     AssertionError: shapes disagree.
 
   >>> q, k, v = jnp.zeros((5, 1, 8)), jnp.ones((7, 1, 8)), jnp.ones((7, 1, 2))
@@ -153,7 +154,7 @@ def attend(
   >>> attend(q, k, v, mask=earlier, implementation='chunked')[0, 0].tolist()
   [1.0, 1.0]
   """
-  check_attention(q, k, v)
+  check_attention(q, k, v, mask=mask, scale=scale)
   if implementation is None:
     implementation = choose_implementation(q, k, v, bias=bias, mask=mask)
   elif why := refusal(implementation, q, k, v, bias=bias, mask=mask):

@@ -6,21 +6,38 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jattn.ops.softmax import check_mask
+
 PairFunction = Callable[[jax.Array, jax.Array], jax.Array]
 """int32 indices of queries [Q'] and of keys [K'], within range -> a number for each pair of them,
 [M, Q', K'] or [1, Q', K'], the same for every leading index."""
 Pairs = jax.Array | PairFunction
 
 
-def check_attention(q: jax.Array, k: jax.Array, v: jax.Array | None = None) -> None:
+def check_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array | None = None,
+  *,
+  mask: Pairs | None = None,
+  scale: float | jax.Array | None = None,
+) -> None:
   """Checks q [..., Q, M, D], k [..., K, M', D] and v [..., K, M', D'] against each other.
 
   Raises:
-    ValueError: M' does not divide M.
+    ValueError: M' does not divide M, a mask is not bool, or the scale is more than one number.
     AssertionError: shapes disagree.
 
   >>> check_attention(jnp.zeros((2, 4, 3)), jnp.zeros((5, 2, 3)), jnp.zeros((5, 2, 8)))
   """
+  if q.ndim < 3:
+    raise ValueError(f'queries must be [..., Q, M, D], not of shape {q.shape}')
+  if mask is not None and not callable(mask):
+    check_mask(mask)
+  if scale is not None and jnp.shape(scale):
+    raise ValueError(
+      f'scale must be one number, not of shape {jnp.shape(scale)}: multiply the queries by it'
+    )
   chex.assert_rank(k, q.ndim)
   chex.assert_equal_shape_prefix((q, k), q.ndim - 3)
   chex.assert_equal_shape_suffix((q, k), 1)

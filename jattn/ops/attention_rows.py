@@ -42,7 +42,7 @@ def attention_rows(
   [[[0.25, 0.25, 0.25, 0.25]]]
   """
   rows = jnp.asarray(rows)
-  check_attention(q, k)
+  check_attention(q, k, mask=mask, scale=scale)
   *leading, num_queries, num_heads, width = q.shape
   num_keys, key_heads = k.shape[-3:-1]
   dtype = accumulation_dtype(q, k)

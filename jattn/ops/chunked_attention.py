@@ -26,7 +26,7 @@ from jattn.ops.attention_blocks import (
 )
 from jattn.ops.attention_operands import Pairs, check_attention
 from jattn.ops.reshape import placed_as_traced, placed_by_xla, reshape
-from jattn.ops.softmax import accumulation_dtype
+from jattn.ops.softmax import accumulation_dtype, check_mask
 
 _TILE = 2**19  # numbers in a block of scores, all heads and leading dimensions together
 _KEYS, _QUERIES = 512, 32  # at most so many keys in a block, and at least so many queries
@@ -73,7 +73,7 @@ def chunked_attend(
   >>> out.shape, round(float(jnp.exp(lse[0, 0])), 4)
   ((5, 1, 2), 7.0)
   """
-  check_attention(q, k, v)
+  check_attention(q, k, v, mask=mask, scale=scale)
   *leading, num_queries, num_heads, width = q.shape
   num_keys, key_heads, value_width = v.shape[-3:]
   batch, group = math.prod(leading), num_heads // key_heads
@@ -183,6 +183,7 @@ def _scores(plan, q, k, scale, bias, fixed, i, j) -> jax.Array:
   allowed = []
   if plan.mask is not None:
     allowed.append(plan.mask(fixed.mask, fixed.mask_constants, *plan.indices(i, j)))
+    check_mask(allowed[-1])
   elif fixed.mask is not None:
     allowed.append(_block(fixed.mask, plan, i, j))
   if plan.num_keys % plan.keys:

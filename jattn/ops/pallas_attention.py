@@ -49,7 +49,7 @@ def pallas_attend(
   >>> pallas_attend(q, k, v, block_size=(16, 16), interpret=True)[0].shape
   (5, 1, 2)
   """
-  check_attention(q, k, v)
+  check_attention(q, k, v, scale=scale)
   *leading, num_queries, num_heads, width = q.shape
   num_keys, key_heads, value_width = v.shape[-3:]
   batch = math.prod(leading)

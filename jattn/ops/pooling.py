@@ -8,9 +8,32 @@ import jax.numpy as jnp
 
 from jattn.ops.largest import largest
 from jattn.ops.reshape import reshape
-from jattn.ops.softmax import accumulation_dtype
+from jattn.ops.softmax import accumulation_dtype, check_mask
 
 Reduction = Literal['average', 'max', 'both']
+
+
+def unmasked(features: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """Features that are zero at masked positions whatever stood there, infinities and NaN too.
+
+  Args:
+    features: [B, H, W, C].
+    mask: bool [B, H, W], True where a position takes part; None masks nothing.
+
+  Returns:
+    [B, H, W, C].
+
+  Raises:
+    ValueError: the mask is not bool, or of another shape.
+
+  >>> unmasked(jnp.array([[[[1.0], [jnp.nan]]]]), jnp.array([[[True, False]]])).tolist()
+  [[[[1.0], [0.0]]]]
+  """
+  chex.assert_rank(features, 4)
+  if mask is None:
+    return features
+  check_mask(mask, features.shape[:3])
+  return jnp.where(mask[..., None], features, 0)
 
 
 def global_average(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
@@ -30,10 +53,8 @@ def global_average(features: jax.Array, *, mask: jax.Array | None = None) -> jax
   dtype = accumulation_dtype(features)
   if mask is None:
     return jnp.mean(features, axis=(1, 2), dtype=dtype).astype(features.dtype)
-  chex.assert_shape(mask, features.shape[:3])
-  kept = mask.astype(dtype)
-  count = jnp.maximum(jnp.sum(kept, axis=(1, 2)), 1)
-  total = jnp.einsum('bhw,bhwc->bc', kept, features.astype(dtype))
+  total = jnp.sum(unmasked(features, mask), axis=(1, 2), dtype=dtype)
+  count = jnp.maximum(jnp.sum(mask, axis=(1, 2), dtype=dtype), 1)
   return (total / count[:, None]).astype(features.dtype)
 
 
@@ -55,7 +76,7 @@ def global_max(features: jax.Array, *, mask: jax.Array | None = None) -> jax.Arr
   chex.assert_rank(features, 4)
   if mask is None:
     return largest(features, (1, 2))
-  chex.assert_shape(mask, features.shape[:3])
+  check_mask(mask, features.shape[:3])
   kept = largest(jnp.where(mask[..., None], features, -jnp.inf), (1, 2))
   return jnp.where(jnp.any(mask, axis=(1, 2))[:, None], kept, 0).astype(features.dtype)
 

@@ -16,6 +16,23 @@ def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
+def check_mask(mask: jax.Array, shape: tuple[int, ...] | None = None) -> None:
+  """Checks that a mask is bool, and of a shape if one is given.
+
+  Numbers that are added to scores, as masks of other libraries are, would be taken for their
+  opposite: -inf is not zero.
+
+  Raises:
+    ValueError: it is not bool, or of another shape.
+
+  >>> check_mask(jnp.array([True, False]), (2,))
+  """
+  if mask.dtype != jnp.bool_:
+    raise ValueError(f'mask must be bool, True where a position takes part, not {mask.dtype}')
+  if shape is not None and mask.shape != shape:
+    raise ValueError(f'mask has shape {mask.shape} and must have {shape}')
+
+
 def masked_softmax(
   scores: jax.Array, *, mask: jax.Array | None = None, axis: int | tuple[int, ...] = -1
 ) -> jax.Array:
@@ -33,6 +50,9 @@ def masked_softmax(
   Returns:
     Weights of the shape of ``scores``, float32 (float64 for float64 scores).
 
+  Raises:
+    ValueError: the mask is not bool.
+
   >>> masked_softmax(jnp.zeros(4), mask=jnp.array([True, True, False, False])).tolist()
   [0.5, 0.5, 0.0, 0.0]
   >>> masked_softmax(jnp.zeros(2), mask=jnp.array([False, False])).tolist()
@@ -40,6 +60,7 @@ def masked_softmax(
   """
   scores = scores.astype(accumulation_dtype(scores))
   if mask is not None:
+    check_mask(mask)
     scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
   return _softmax(scores, axis)
 

@@ -25,13 +25,15 @@ def max_pool(features: jax.Array, *, window: int = 2) -> jax.Array:
     [B, H // window, W // window, C].
 
   Raises:
-    ValueError: a side is smaller than the window.
+    ValueError: a side is smaller than the window, or the window smaller than 1.
 
   >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
   [[5.0, 7.0], [13.0, 15.0]]
   """
   chex.assert_rank(features, 4)
   height, width = features.shape[1:3]
+  if window < 1:
+    raise ValueError(f'{window=} must be at least 1')
   if min(height, width) < window:
     raise ValueError(f'{window=} is larger than the {height}x{width} feature map')
   return _max_pool(features, window)

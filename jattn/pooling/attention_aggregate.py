@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jattn.ops import attention_aggregate, masked_softmax, reshape
 from jattn.ops.pooling import Reduction
 from jattn.pooling.score import Score, ScoreKind
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -40,6 +41,7 @@ class AttentionAggregate(nn.Module):
     """[B, H, W, C] -> [B, M*C], or [B, M*2C] for 'both'."""
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
     batch, height, width, _ = x.shape
     scores = Score(self.score, self.hidden, self.num_maps, self.dtype, name='score')(x)
     weights = masked_softmax(scores, axis=(2, 3))

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, attention_weights, global_average, reshape, rotary_angles, rotate, weigh
+from jattn.ops import (
+  Init,
+  attention_weights,
+  global_average,
+  reshape,
+  rotary_angles,
+  rotate,
+  unmasked,
+  weigh,
+)
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -69,13 +79,14 @@ class AttentionPool2d(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
+    x = unmasked(x, mask)
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')
     if self.positions not in ('learned', 'rotary'):
       raise ValueError(f"{self.positions=} must be 'learned' or 'rotary'")
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
-    chex.assert_shape(kept, x.shape[:3])
     kept = reshape(kept, batch, height * width)
     everyone = jnp.pad(kept, ((0, 0), (1, 0)), constant_values=True)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jattn.layers import dense
 from jattn.layouts import Array, Layouts, Linear
-from jattn.ops import Init, attention_weights, for_each_image, reshape, weigh
+from jattn.ops import Init, attention_weights, for_each_image, reshape, unmasked, weigh
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -59,11 +60,12 @@ class ClassAttention(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
+    x = unmasked(x, mask)
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
-    chex.assert_shape(kept, x.shape[:3])
     kept = reshape(kept, batch, 1, 1, height * width)
     everyone = jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
     settings = {'inputs': channels, 'initialization': self.initialization, 'dtype': self.dtype}

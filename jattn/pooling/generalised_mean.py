@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import accumulation_dtype
+from jattn.ops import accumulation_dtype, unmasked
 from jattn.types import Pooled
 
 
@@ -42,6 +42,7 @@ class GeneralisedMean(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    x = unmasked(x, mask)
     if self.power == 0 or self.eps <= 0:
       raise ValueError(f'{self.power=} must not be zero, and {self.eps=} must be positive')
     channels = x.shape[-1]
@@ -53,7 +54,6 @@ class GeneralisedMean(nn.Module):
     if mask is None:
       mean = jax.nn.logsumexp(logs, axis=(1, 2)) - math.log(x.shape[1] * x.shape[2])
       return Pooled(jnp.exp(mean / power).astype(x.dtype))
-    chex.assert_shape(mask, x.shape[:3])
     count = jnp.sum(mask, axis=(1, 2), dtype=dtype)[:, None]
     total = jax.nn.logsumexp(
       logs, axis=(1, 2), where=mask[..., None] | (count == 0)[..., None, None]

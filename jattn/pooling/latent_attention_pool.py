@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import dense
+from jattn.layers import dense, layer_norm
 from jattn.layouts import Array, Layouts, Linear, Linen, Norm
-from jattn.ops import Init, attention_weights, for_each_image, reshape, weigh
+from jattn.ops import Init, attention_weights, for_each_image, reshape, unmasked, weigh
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -76,13 +77,14 @@ class LatentAttentionPool(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
+    x = unmasked(x, mask)
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')
     if self.variant not in ('big_vision', 'timm'):
       raise ValueError(f"{self.variant=} must be 'big_vision' or 'timm'")
     if mask is not None:
-      chex.assert_shape(mask, x.shape[:3])
       mask = reshape(mask, batch, 1, 1, height * width)
     by_authors = self.variant == 'big_vision'
     start = (
@@ -103,8 +105,8 @@ class LatentAttentionPool(nn.Module):
     weights = attention_weights(query, project('key', tokens), mask=mask)
     y = reshape(weigh(weights, project('value', tokens)), batch, channels)
     y = layer('out', y, channels)
-    norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')
-    hidden = layer('expand', norm(y), int(self.mlp_ratio * channels))
+    norm = layer_norm(name='norm', dtype=self.dtype)
+    hidden = layer('expand', norm(y), max(1, int(self.mlp_ratio * channels)))
     vector = y + layer('reduce', nn.gelu(hidden, approximate=by_authors), channels)
     weights = reshape(weights, batch, self.num_heads, height, width)
     return Pooled(vector, {'weights': AttentionMap(weights, 'pool', (height, width))})

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import accumulation_dtype
+from jattn.ops import accumulation_dtype, unmasked
 from jattn.types import Pooled
 
 
@@ -37,6 +37,7 @@ class LogSumExp(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    x = unmasked(x, mask)
     if self.sharpness <= 0:
       raise ValueError(f'{self.sharpness=} must be positive')
     dtype = accumulation_dtype(x)
@@ -44,7 +45,6 @@ class LogSumExp(nn.Module):
     if mask is None:
       mean = jax.nn.logsumexp(scaled, axis=(1, 2)) - math.log(x.shape[1] * x.shape[2])
       return Pooled((mean / self.sharpness).astype(x.dtype))
-    chex.assert_shape(mask, x.shape[:3])
     count = jnp.sum(mask, axis=(1, 2), dtype=dtype)[:, None]
     total = jax.nn.logsumexp(
       scaled, axis=(1, 2), where=mask[..., None] | (count == 0)[..., None, None]

@@ -41,7 +41,7 @@ class Score(nn.Module):
       ValueError: ``kind`` is none of the three.
     """
     if self.kind not in ('linear', 'tanh', 'gated'):
-      raise ValueError(f"{self.kind=} must be 'linear', 'tanh' or 'gated'")
+      raise ValueError(f"score={self.kind!r} must be 'linear', 'tanh' or 'gated'")
     if self.kind != 'linear':
       hidden = jnp.tanh(dense(self.hidden, inputs=x.shape[-1], name='content', dtype=self.dtype)(x))
       if self.kind == 'gated':

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.layers import dense
-from jattn.ops import Init, accumulation_dtype, masked_softmax, weighted_average
+from jattn.ops import Init, accumulation_dtype, masked_softmax, unmasked, weighted_average
 from jattn.types import AttentionMap, Pooled
 
 
@@ -31,10 +31,10 @@ class SeqPool(nn.Module):
     """[B, H, W, C] -> [B, C]; ``mask`` bool [B, H, W] is True where a position takes part."""
     del train
     chex.assert_rank(x, 4)
+    x = unmasked(x, mask)
     score = dense(1, inputs=x.shape[-1], name='score', initialization=self.initialization)
     scores = score(x.astype(accumulation_dtype(x))).transpose(0, 3, 1, 2)
     if mask is not None:
-      chex.assert_shape(mask, x.shape[:3])
       mask = mask[:, None]
     weights = masked_softmax(scores, mask=mask, axis=(2, 3))
     maps = {'weights': AttentionMap(weights, 'pool', x.shape[1:3])}

@@ -5,8 +5,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.layers import dense
-from jattn.ops import Init, accumulation_dtype, attention_weights, global_average, largest, reshape
+from jattn.layers import dense, layer_norm
+from jattn.ops import (
+  Init,
+  accumulation_dtype,
+  attention_weights,
+  global_average,
+  largest,
+  reshape,
+  unmasked,
+  weigh,
+)
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -40,20 +50,23 @@ class SimPool(nn.Module):
     """[B, H, W, C] -> [B, C]; ``mask`` bool [B, H, W] is True where a position takes part.
 
     Raises:
-      ValueError: ``num_heads`` does not divide C, or ``gamma`` is zero.
+      ValueError: ``num_heads`` does not divide C, ``gamma`` is zero or ``eps`` is not positive.
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
+    x = unmasked(x, mask)
     batch, height, width, channels = x.shape
     if channels % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide C={channels}')
     if self.gamma == 0:
       raise ValueError(f'{self.gamma=} must not be zero; None is the plain average')
+    if self.eps <= 0:
+      raise ValueError(f'{self.eps=} must be positive')
     kept = jnp.ones(x.shape[:3], bool) if mask is None else mask
-    chex.assert_shape(kept, x.shape[:3])
     kept = reshape(kept, batch, height * width)
 
-    norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name='norm')
+    norm = layer_norm(name='norm', dtype=self.dtype)
     tokens = norm(reshape(x, batch, height * width, channels))
     layer = {'inputs': channels, 'use_bias': False, 'initialization': self.initialization}
     query = dense(channels, name='query', dtype=self.dtype, **layer)(global_average(x, mask=mask))
@@ -64,18 +77,34 @@ class SimPool(nn.Module):
     )
 
     value = tokens.astype(accumulation_dtype(tokens))
-    if self.gamma is not None:
+    if self.gamma is None:
+      vector = weigh(weights, reshape(value, *split))
+    else:
       inside = jnp.where(kept[..., None], value, jnp.inf)
       least = -largest(-inside, (1, 2), keepdims=True)
       # A value that is computed again for this, and rounded otherwise, may be less than the least.
       value = jnp.where(kept[..., None] & (value > least), value - least, 0) + self.eps
-      value = value**self.gamma
-    vector = reshape(
-      jnp.einsum('bmqk,bkmd->bqmd', weights, reshape(value, *split)), batch, channels
-    )
-    if self.gamma is not None:
-      anything = jnp.any(kept, axis=1)[:, None]
-      vector = jnp.where(anything, jnp.where(anything, vector, 1) ** (1 / self.gamma), 0)
+      vector = _power_mean(weights, reshape(value, *split), self.gamma)
+      vector = jnp.where(jnp.any(kept, axis=1)[:, None, None, None], vector, 0)
+    vector = reshape(vector, batch, channels)
     weights = reshape(weights, batch, self.num_heads, height, width)
     maps = {'weights': AttentionMap(weights, 'pool', (height, width))}
     return Pooled(vector.astype(tokens.dtype), maps)
+
+
+def _power_mean(weights: jax.Array, values: jax.Array, gamma: float) -> jax.Array:
+  """``(sum_k a_k v_k^gamma)^(1/gamma)`` by way of logarithms, as a high power has no float32.
+
+  Args:
+    weights: [B, M, 1, K], the a; all zero gives one.
+    values: [B, K, M, D], above zero.
+    gamma: the exponent.
+
+  Returns:
+    [B, 1, M, D].
+  """
+  some = weights > 0
+  none = jnp.where(jnp.any(some, axis=-1, keepdims=True), -jnp.inf, 0)
+  logs = jnp.where(some, jnp.log(jnp.where(some, weights, 1)), none)
+  terms = jnp.transpose(logs, (0, 3, 1, 2)) + gamma * jnp.log(values)
+  return jnp.exp(jax.nn.logsumexp(terms, axis=1, keepdims=True) / gamma)

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn.ops import masked_softmax, reshape, weighted_average
+from jattn.ops import masked_softmax, reshape, unmasked, weighted_average
 from jattn.pooling.score import Score, ScoreKind
+from jattn.settings import check_counts
 from jattn.types import AttentionMap, Pooled
 
 
@@ -48,6 +49,8 @@ class WeightedAverage(nn.Module):
     """
     del train
     chex.assert_rank(x, 4)
+    check_counts(self)
+    x = unmasked(x, mask)
     if self.normalise not in ('softmax', 'sigmoid'):
       raise ValueError(f"{self.normalise=} must be 'softmax' or 'sigmoid'")
     bounded = self.normalise == 'sigmoid'
@@ -57,7 +60,6 @@ class WeightedAverage(nn.Module):
       # The same quotient by way of logarithms, which no score takes to 0 / 0.
       scores = jax.nn.log_sigmoid(scores)
     if mask is not None:
-      chex.assert_shape(mask, x.shape[:3])
       mask = mask[:, None]
     weights = masked_softmax(scores, mask=mask, axis=(2, 3))
     vector = weighted_average(x, weights)

@@ -12,13 +12,16 @@ def describe(tree: Any) -> Leaves:
   """The shape and dtype of every leaf by its path: `{'params/head/kernel': [[64, 10], 'float32']}`.
 
   It is JSON. Raises ValueError for what cannot be stored: a leaf that is neither an array nor a
-  number, and an array of size zero (Orbax refuses it).
+  number, an array of size zero (Orbax refuses it), and two leaves that Orbax would store as one, as
+  it joins the keys of a path by dots.
   """
-  leaves = {}
+  leaves, stored = {}, {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if not hasattr(leaf, 'dtype') and not isinstance(leaf, bool | int | float | complex):
       raise ValueError(f'{name} is of type {type(leaf).__name__}: not an array and not a number')
+    if (other := stored.setdefault(name.replace('/', '.'), name)) != name:
+      raise ValueError(f'{other} and {name} would be stored as one: rename a key with a dot')
     shape = list(np.shape(leaf))
     if 0 in shape:
       raise ValueError(f'{name} has shape {shape}: an array of size zero cannot be saved')
@@ -42,7 +45,7 @@ def differences(saved: Leaves, wanted: Leaves) -> list[str]:
 def abstract(leaf: Any) -> Any:
   """Shape, dtype and sharding of an array (the first local device where it names none)."""
   if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-    return leaf
+    return np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
   # Without a sharding Orbax would look for the devices of the run that saved.
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -4,7 +4,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jattn.types import Batch
 
@@ -92,7 +91,11 @@ def measure(logits: jax.Array, batch: Batch, *, label_smoothing: float = 0.0) ->
   predicted = jnp.argmax(logits, axis=-1)
   confidence = jnp.max(probabilities, axis=-1)
   own = jnp.take_along_axis(logits, batch.labels[:, None], axis=-1)
-  rank = jnp.sum(logits > own, axis=-1)
+  # Of equals the first is ahead, as for argmax, and nothing is behind NaN.
+  before = jnp.arange(num_classes)[None] < batch.labels[:, None]
+  rank = jnp.sum(jnp.where(before, ~(logits < own), ~(logits <= own)), axis=-1)
+  labels = smooth(truth, label_smoothing)
+  losses = jnp.where(labels > 0, labels * log_probabilities, 0)  # 0 log 0 is zero
   chosen = jax.nn.one_hot(predicted, num_classes, dtype=jnp.float32)
   correct = predicted == batch.labels
   # A confidence of exactly one belongs to the last bin.
@@ -105,7 +108,7 @@ def measure(logits: jax.Array, batch: Batch, *, label_smoothing: float = 0.0) ->
   rows = jnp.stack([kept, kept * confidence, kept * correct])
   return Metrics(
     count=total(kept),
-    loss=total(optax.softmax_cross_entropy(logits, smooth(truth, label_smoothing))),
+    loss=total(-jnp.sum(losses, axis=-1)),
     nll=total(-jnp.take_along_axis(log_probabilities, batch.labels[:, None], axis=-1)[:, 0]),
     brier=total(jnp.sum(jnp.square(probabilities - truth), axis=-1)),
     top1=total(correct),

@@ -70,7 +70,9 @@ def make_schedule(
 
 
 def decayed(params: Any) -> Any:
-  """Which parameters weight decay touches: those of rank two and more, so no bias and no norm.
+  """Which parameters weight decay touches: those of rank two and more, no bias and no norm.
+
+  Tables of positions and tokens are of rank two or more and decay too.
 
   >>> decayed({'kernel': jax.numpy.ones((2, 3)), 'bias': jax.numpy.ones(3)})
   {'bias': False, 'kernel': True}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.core
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def state_of(
   variables: Variables, optimizer: optax.GradientTransformation, *, seed: int, ema: bool = False
 ) -> TrainState:
   """The state at step 0 with these variables; pure. Arguments as for ``create_state``."""
-  stats = dict(variables)
+  stats = flax.core.unfreeze(variables)
   params = stats.pop('params')
   return TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -1,5 +1,6 @@
 """One update and one evaluation step, compiled for a mesh."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -135,9 +136,7 @@ def make_update(
     if ema is not None and ema_decay is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       # In this form what does not move leaves its average as it is, bit for bit.
-      ema = jax.tree.map(
-        lambda old, new: old + (1 - decay) * (new - old), ema, {'params': params, **stats}
-      )
+      ema = jax.tree.map(functools.partial(_average, 1 - decay), ema, {'params': params, **stats})
     old = (state.params, state.stats, state.opt_state, state.ema)
     params, stats, opt_state, ema = jax.tree.map(
       lambda new, previous: jnp.where(good, new, previous), (params, stats, opt_state, ema), old
@@ -238,3 +237,10 @@ def _scan(body: Callable, carry: Any, parts: Any) -> tuple[Any, Any]:
     carry, output = body(carry, jax.tree.map(lambda x: x[index], parts))  # noqa: B023
     outputs.append(output)
   return carry, jax.tree.map(lambda *xs: jnp.stack(xs), *outputs)
+
+
+def _average(share: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+  """A moving average in its own type; of whole numbers, such as a count, the newest."""
+  if not jnp.issubdtype(old.dtype, jnp.inexact):
+    return new
+  return (old + share * (new - old)).astype(old.dtype)

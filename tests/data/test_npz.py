@@ -108,6 +108,7 @@ WRONG = {
     'image 2',
   ),
   'empty train': ({'x_train': X[:0], 'y_train': Y[:0]}, "'train' is empty|outside"),
+  'class names twice': ({'class_names': np.array(['a', 'b', 'a'])}, "'class_names' has 'a' twice"),
   'class names': ({'class_names': np.arange(3)}, "'class_names'"),
 }
 
@@ -157,3 +158,12 @@ def test_a_huge_declared_shape_is_refused_before_allocation(tmp_path):
     out.writestr('x_train.npy', header.getvalue() + struct.pack('<Q', 0))
   with pytest.raises(DataError, match="'x_train' is damaged: its shape"):
     jattn.data.load(f'npz:{tmp_path}/huge.npz')
+
+
+def test_a_channel_that_never_changes_is_divided_by_one(tmp_path):
+  images = X.copy()
+  images[..., 2] = 77
+  dataset = load(tmp_path, x_train=images)
+  assert dataset.std[2] == 1
+  assert dataset.std[0] < 1
+  assert dataset.mean[2] == pytest.approx(77 / 255)

@@ -234,6 +234,7 @@ def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path,
       '--model resnet20 --freeze stage_7',
       "--freeze stage_7, --model resnet20: nothing is called 'stage_7'.*'stage_2', 'backbone'",
     ),
+    ('--freeze stage_9', f'--freeze stage_9, --model {MODEL}: '),
     (f'--init-from {tmp_path}/none', '--init-from .*none does not exist'),
   ):
     with pytest.raises(ConfigError, match=message) as caught:
@@ -249,6 +250,73 @@ def test_data_that_is_not_there_is_an_input_error(tmp_path):
   with pytest.raises(InputError, match='npz:') as caught:
     run(tmp_path / 'a', '--data', f'npz:{tmp_path}/none.npz')
   assert caught.value.code == 3
+
+
+def save_images(path, train, test):
+  """Archives of so many images of 32 x 32 pixels and four classes."""
+  sizes = {'train': train, 'test': test}
+  rng = np.random.default_rng(0)
+  arrays = {f'x_{s}': rng.integers(0, 255, (n, 32, 32, 3), np.uint8) for s, n in sizes.items()}
+  np.savez(path, **arrays, **{f'y_{split}': np.arange(n) % 4 for split, n in sizes.items()})
+  return f'npz:{path}'
+
+
+def test_data_that_could_not_be_measured_is_refused_before_training(tmp_path, monkeypatch):
+  monkeypatch.setattr('experiments.run.make_setup', lambda *_, **__: pytest.fail('went on'))
+  data = save_images(tmp_path / 'd.npz', 40, 0)
+  with pytest.raises(InputError, match="split 'test' is empty; give more images"):
+    run(tmp_path / 'a', '--data', data)
+
+
+def test_numbers_that_the_data_cannot_bear_are_refused(tmp_path):
+  data = save_images(tmp_path / 'd.npz', 40, 8)
+  with pytest.raises(ConfigError, match=r'--augment.crop-padding 100 must be below .* 32'):
+    run(tmp_path / 'a', '--data', data, '--augment.crop-padding', '100')
+  command = [arg for arg in SMALL if arg not in ('--steps', '6')]
+  with pytest.raises(ConfigError, match=r'--epochs 4e\+09: 9.0e\+09 steps are more'):
+    train.main([*command, '--out', str(tmp_path / 'a'), '--data', data, '--epochs', '4e9'])
+
+
+def test_a_bad_image_of_data_that_is_not_held_is_an_input_error(tmp_path):
+  rng = np.random.default_rng(0)
+  for path in (tmp_path / 'images' / name for name in ('a', 'b')):
+    path.mkdir(parents=True)
+    for index in range(12):
+      Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path / f'{index}.png')
+      whole = (path / f'{index}.png').read_bytes()
+      (path / f'{index}.png').write_bytes(whole[: len(whole) // 2])
+  streamed = '--in-memory False --image-size 32'.split()
+  with pytest.raises(InputError, match=r'--data folder:.*\.png'):
+    run(tmp_path / 'x', '--data', f'folder:{tmp_path}/images', *streamed)
+
+
+def test_a_wrong_command_leaves_no_trace_where_the_configuration_was_lost(finished, tmp_path):
+  copy = shutil.copytree(finished, tmp_path / 'copy')
+  for name in ('result.json', 'config.json'):
+    (copy / name).unlink()
+  with pytest.raises(RunError, match='seed: 0 -> 5'):
+    run(copy, '--seed', '5')
+  assert not (copy / 'config.json').exists()
+
+
+def test_damaged_files_of_a_run_are_named(finished, tmp_path):
+  copy = shutil.copytree(finished, tmp_path / 'copy')
+  with open(copy / 'metrics.jsonl', 'ab') as file:
+    file.write(b'null\n\xff\xfe\x00 7\n{"step": 1')
+  directory = RunDirectory(copy)
+  assert directory.metrics() == RunDirectory(finished).metrics()
+  for text in ('[]', ''):
+    (copy / 'config.json').write_text(text)
+    with pytest.raises(RunError, match=r'config\.json .*; bring it back from a copy, or remove it'):
+      run(copy)
+  with pytest.raises(RunError, match='not a run directory'):
+    evaluate.main([str(copy / 'metrics.jsonl')])
+
+
+@pytest.mark.parametrize('out', ['none/looked.png', 'looked.xyz', 'looked', '.'])
+def test_predict_refuses_a_place_for_pictures_before_it_looks(tmp_path, out):
+  with pytest.raises(ConfigError, match='--out .* must be a file called .png in a folder that is'):
+    predict.main([str(tmp_path), 'a.png', '--out', str(tmp_path / out)])
 
 
 def test_a_model_that_cannot_take_the_data_is_refused(tmp_path):

@@ -122,6 +122,13 @@ def test_spearman():
   assert (np.asarray(same) == 1).all()
   flat = jnp.zeros_like(a)
   assert [part.tolist() for part in spearman(flat, jnp.asarray(a))] == [[0.0] * 5, [False] * 5]
+  nothing = jnp.full_like(a, jnp.nan)
+  for one, two in (
+    (nothing, nothing),
+    (nothing, jnp.asarray(a)),
+    (flat, flat.at[:, 0].set(jnp.inf)),
+  ):
+    assert [part.tolist() for part in spearman(one, two)] == [[0.0] * 5, [False] * 5]
   assert [part.tolist() for part in spearman(flat, flat + 1)] == [[1.0] * 5, [True] * 5]
 
 

@@ -1,5 +1,7 @@
 """Query-key-value attention against closed forms and a loop in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,3 +157,18 @@ def test_weights_of_bfloat16_are_float32_where_no_type_is_promoted_by_itself():
     weights = attention_weights(*jnp.ones((2, 3, 1, 4), jnp.bfloat16))
   assert weights.dtype == jnp.float32
   np.testing.assert_allclose(weights, np.full((1, 3, 3), 1 / 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize('implementation', ['dense', 'chunked'])
+def test_what_would_be_misread_is_refused(implementation):
+  q = k = v = jnp.ones((4, 2, 8))
+  attend_by = functools.partial(attend, q, k, v, implementation=implementation)
+  additive = jnp.zeros((4, 4)).at[:, 2].set(-jnp.inf)
+  for mask in (additive, lambda i, j: jnp.zeros((1, len(i), len(j)))):
+    with pytest.raises(ValueError, match='mask must be bool.* not float32'):
+      jax.eval_shape(lambda mask=mask: attend_by(mask=mask))
+  with pytest.raises(ValueError, match=r'scale must be one number, not of shape \(2, 1, 1\)'):
+    attend_by(scale=jnp.ones((2, 1, 1)))
+  with pytest.raises(ValueError, match=r'queries must be \[..., Q, M, D\], not of shape \(2, 8\)'):
+    attend(q[0], k[0], v[0], implementation=implementation)
+  assert np.isfinite(attend_by(scale=jnp.float32(0.5))).all()

@@ -34,7 +34,7 @@ def sim_pool(num_heads, gamma):
   return oracle
 
 
-@pytest.mark.parametrize(('num_heads', 'gamma'), [(1, 2.0), (3, 1.25), (2, None)])
+@pytest.mark.parametrize(('num_heads', 'gamma'), [(1, 2.0), (3, 1.25), (2, None), (1, 9.0)])
 def test_equals_the_formula(num_heads, gamma):
   prove(SimPool(num_heads=num_heads, gamma=gamma), sim_pool(num_heads, gamma))
 
@@ -89,3 +89,18 @@ def test_gamma_one_is_the_shifted_plain_average():
 def test_bad_settings_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     SimPool(**settings).init(jax.random.key(0), draw(), train=False)
+
+
+@pytest.mark.parametrize('gamma', [2.0, 7.0, 40.0])
+def test_equal_features_have_a_value_and_a_gradient(gamma):
+  """All values are ``eps`` then, and ``eps**7`` is no float32."""
+  module, x = SimPool(gamma=gamma), jnp.ones((1, 1, 2, 4))
+  variables = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()
+  vector = jax.jit(lambda x: module.apply(variables, x, train=False).vector)
+  np.testing.assert_allclose(vector(x), 1e-6, rtol=1e-4)
+  assert np.isfinite(jax.grad(lambda x: vector(x).sum())(x)).all()
+
+
+def test_what_keeps_values_positive_must_be_positive():
+  with pytest.raises(ValueError, match='self.eps=0.0 must be positive'):
+    SimPool(eps=0.0).init(jax.random.key(0), draw(), train=False)

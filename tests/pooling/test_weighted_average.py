@@ -101,5 +101,5 @@ def test_unscaled_average_aggregation_is_the_weighted_average_over_n(rng):
 def test_unknown_names_and_scores_are_refused():
   with pytest.raises(ValueError, match="did you mean 'weighted_average'"):
     create_pooling('weighted_averge')
-  with pytest.raises(ValueError, match="self.kind='soft'"):
+  with pytest.raises(ValueError, match="score='soft'"):
     WeightedAverage(score='soft').init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)), train=False)

@@ -375,6 +375,20 @@ def test_a_leaf_that_cannot_be_saved_is_refused_by_name(tmp_path, leaf, reason):
     Checkpoints(tmp_path).save(0, other(make_state(), kernel=leaf), meta={})
 
 
+def test_two_leaves_that_would_be_stored_as_one_are_refused(tmp_path):
+  tree = {'a.b': jnp.zeros(3), 'a': {'b': jnp.ones(3)}}
+  with pytest.raises(ValueError, match=r'a/b and a\.b would be stored as one'):
+    Checkpoints(tmp_path).save(0, tree, meta={})
+
+
+def test_a_scalar_of_numpy_comes_back(tmp_path):
+  tree = {'a': jnp.zeros(3), 's': np.float32(2)}
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(0, tree, meta={})
+  back = Checkpoints(tmp_path).restore(tree).state['s']
+  assert (back.dtype, float(back)) == (np.float32, 2)
+
+
 # What is kept, what is deleted.
 
 

@@ -90,3 +90,15 @@ def test_nothing_measured_is_nan_and_no_error():
   got = Metrics.zeros(3).result()
   assert np.isnan(got['accuracy'])
   assert got['count'] == 0
+
+
+def test_of_equal_logits_the_first_five_are_the_top_five_and_nothing_is_behind_nan():
+  batch = Batch(jnp.zeros((4, 1, 1, 3)), jnp.array([0, 4, 5, 8]), jnp.ones(4, bool))
+  assert measure(jnp.zeros((4, 9)), batch).result()['top5_accuracy'] == 0.5
+  assert measure(jnp.full((4, 9), jnp.nan), batch).result()['top5_accuracy'] == 0
+
+
+def test_a_class_that_is_impossible_costs_nothing_where_it_is_not_the_label():
+  batch = Batch(jnp.zeros((1, 1, 1, 3)), jnp.array([0]), jnp.ones(1, bool))
+  result = measure(jnp.array([[0.0, 0.0, -jnp.inf]]), batch).result()
+  assert result['loss'] == pytest.approx(np.log(2))

@@ -1,6 +1,7 @@
 """The update: what it computes, on one device and on eight, and what it refuses."""
 
 import chex
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from jattn import training
 from jattn.training.step import make_update
-from jattn.types import Batch
+from jattn.types import Batch, Prediction
 from tests.training.conftest import CLASSES, Tiny, Trainer, make_batch
 
 EXACT = {'atol': 1e-5, 'rtol': 0}
@@ -277,6 +278,27 @@ def test_the_moving_average_is_its_closed_form():
     average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, now)
   chex.assert_trees_all_close(jax.device_get(state.eval_variables), average, atol=1e-6)
   assert set(state.eval_variables) == {'params', 'batch_stats'}
+
+
+def test_the_moving_average_keeps_the_type_of_what_it_follows():
+  """A count of images is no number to average, and a run goes on from types as they were."""
+  variables = {'params': {'w': jnp.ones(2, jnp.bfloat16)}, 'batch_stats': {'seen': jnp.int32(3)}}
+  optimizer = optax.sgd(0.5)
+  state = training.state_of(flax.core.freeze(variables), optimizer, seed=0, ema=True)
+  assert type(state.params) is type(state.stats) is type(state.ema) is dict
+
+  def apply(variables, images, *, train, rngs=None, mutable=None):
+    seen = variables['batch_stats']['seen'] + len(images)
+    w = variables['params']['w'].astype(jnp.float32)
+    logits = images.mean((1, 2, 3))[:, None] * w[None]
+    return Prediction(logits, {}), {'batch_stats': {'seen': seen}}
+
+  mesh = training.make_mesh(devices=jax.devices()[:1])
+  step = training.make_train_step(apply, optimizer, mesh, num_classes=2, ema_decay=0.9)
+  batch = Batch(jnp.ones((4, 2, 2, 3)), jnp.array([0, 1, 1, 1]), jnp.ones(4, bool))
+  moved, _ = step(jax.tree.map(jnp.copy, state), batch)
+  chex.assert_trees_all_equal_shapes_and_dtypes(moved, state)
+  assert int(moved.ema['batch_stats']['seen']) == int(moved.stats['batch_stats']['seen']) == 7
 
 
 def test_bfloat16_compute_keeps_float32_parameters():

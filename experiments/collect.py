@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.errors import RunError, run_main
+from experiments.errors import ConfigError, RunError, run_main
 
 # Two-sided 95% quantiles of Student's t for 1 to 30 degrees of freedom.
 _QUANTILES = """
@@ -43,6 +43,8 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
   chosen = tyro.cli(Arguments, args=arguments, prog='python -m experiments.collect')
+  if not chosen.runs:
+    raise ConfigError('name at least one run directory')
   lines = [line_of(run) for run in chosen.runs]
   if chosen.out is not None:
     with open(chosen.out, 'a') as file:

@@ -1,4 +1,8 @@
-"""Mechanisms: features [B, H, W, C] -> Attended, one file each."""
+"""Mechanisms: features [B, H, W, C] -> Attended, one file each.
+
+``train`` is keyword-only, so transformations of Linen's take a function that sets it:
+``nn.remat(lambda mechanism, x: mechanism(x, train=True))(mechanism, x)``, ``nn.vmap`` likewise.
+"""
 
 from collections.abc import Callable
 

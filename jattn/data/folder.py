@@ -108,7 +108,7 @@ class Files:
         decoded[row] = images.fit_square(images.decode(path, max_pixels=self._max_pixels), square)
       except DataError as error:
         if not self._skip_bad:
-          raise DataError(f"{path}: {error} (on_bad_image='skip' leaves such files out)") from None
+          raise DataError(f"{path}: {error}; remove it, or load with on_bad_image='skip'") from None
         labels[row] = -1
     return decoded, labels
 

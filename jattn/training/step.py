@@ -59,10 +59,10 @@ def make_update(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Returns the pure update ``(state, batch) -> (state, metrics)``, not yet compiled.
 
-  The loss is the cross-entropy of the unmasked rows, its mean over the whole batch. If the loss or
-  the gradient is not finite, everything but the counters stays bitwise as it was; once
-  ``max_skips`` updates in a row were skipped, all later ones are skipped too, so the state waits
-  as it is for the loop to notice.
+  The loss is the cross-entropy of the unmasked rows, its mean over the whole batch; an augmentation
+  that mixes rows takes partners masked or not. If the loss or the gradient is not finite,
+  everything but the counters stays bitwise as it was; once ``max_skips`` updates in a row were
+  skipped, all later ones are skipped too, so the state waits as it is for the loop to notice.
 
   Args:
     apply: the model.

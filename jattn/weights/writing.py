@@ -24,7 +24,7 @@ def replacing(files: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]
     if file.is_dir() and not file.is_symlink():
       raise WeightsError(f'{file}: is a folder')
     if os.path.lexists(file) and not overwrite:
-      raise WeightsError(f'{file}: is there already; overwrite=True replaces it')
+      raise WeightsError(f'{file}: is there already; overwrite=True (--overwrite True) replaces it')
   mark = secrets.token_hex(4)
   drafts = [file.with_name(f'.{file.name}.{mark}') for file in files]
   made = []

@@ -241,7 +241,8 @@ def load_data(config: TrainConfig) -> Any:
       workers=config.workers,
     )
   except DataError as error:
-    raise InputError(f'--data {config.data}: {error}') from None
+    told = str(error).removeprefix(f'{config.data}: ')
+    raise InputError(f'--data {config.data}: {told}') from None
   except ValueError as error:
     raise ConfigError(f'--data {config.data}: {error}') from None
 

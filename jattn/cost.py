@@ -150,9 +150,13 @@ def _of_product(equation: Any, contracted: tuple[int, ...]) -> int:
 
 def _of_scan(params: dict[str, Any], wanted: list[bool]) -> tuple[int, list[bool]]:
   """What is carried is wanted too where a wanted result of a later turn depends on it."""
-  constants, carried = params['num_consts'], params['num_carry']
+  if 'num_consts' in params:
+    constants, carried = params['num_consts'], params['num_carry']
+  else:  # from jax 0.12 on
+    constants, carried, _ = map(len, params['ft_in'].unpack())
+  [body] = _inner(params)
   while True:
-    cost, arguments = _of_jaxpr(params['jaxpr'].jaxpr, wanted)
+    cost, arguments = _of_jaxpr(body, wanted)
     used = arguments[constants : constants + carried]
     more = [yes or again for yes, again in zip(wanted[:carried], used, strict=True)]
     if more == wanted[:carried]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jattn
-from experiments import evaluate, predict, save_weights, train
+from experiments import collect, evaluate, predict, save_weights, train
 from experiments.errors import ConfigError, InputError, RunError
 from experiments.progress import Reporter
 from experiments.reload import reload_run
@@ -317,6 +317,13 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
 def test_predict_refuses_a_place_for_pictures_before_it_looks(tmp_path, out):
   with pytest.raises(ConfigError, match='--out .* must be a file called .png in a folder that is'):
     predict.main([str(tmp_path), 'a.png', '--out', str(tmp_path / out)])
+
+
+def test_what_has_nothing_to_do_says_so(tmp_path):
+  with pytest.raises(ConfigError, match='name at least one run directory'):
+    collect.main([])
+  with pytest.raises(ConfigError, match='--top 0 must be at least 1'):
+    predict.main([str(tmp_path), 'a.png', '--top', '0'])
 
 
 def test_a_model_that_cannot_take_the_data_is_refused(tmp_path):

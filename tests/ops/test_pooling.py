@@ -170,3 +170,9 @@ def test_a_maximum_that_is_nowhere_has_no_gradient():
   """As where a compiler computes features twice and rounds them in two ways; NaN stands for it."""
   slope = jax.grad(lambda x: ops.largest(x, 0))(jnp.array([1.0, jnp.nan]))
   assert slope.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize('window', [0, -1])
+def test_a_window_has_at_least_one_position(window):
+  with pytest.raises(ValueError, match=f'window={window} must be at least 1'):
+    ops.max_pool(jnp.ones((1, 4, 4, 1)), window=window)

@@ -103,7 +103,7 @@ def _power_mean(weights: jax.Array, values: jax.Array, gamma: float) -> jax.Arra
   Returns:
     [B, 1, M, D].
   """
-  some = weights > 0
+  some = weights != 0  # so is NaN, which must not vanish
   none = jnp.where(jnp.any(some, axis=-1, keepdims=True), -jnp.inf, 0)
   logs = jnp.where(some, jnp.log(jnp.where(some, weights, 1)), none)
   terms = jnp.transpose(logs, (0, 3, 1, 2)) + gamma * jnp.log(values)

@@ -104,3 +104,11 @@ def test_equal_features_have_a_value_and_a_gradient(gamma):
 def test_what_keeps_values_positive_must_be_positive():
   with pytest.raises(ValueError, match='self.eps=0.0 must be positive'):
     SimPool(eps=0.0).init(jax.random.key(0), draw(), train=False)
+
+
+@pytest.mark.parametrize('gamma', [2.0, None])
+def test_nan_is_not_hidden(gamma):
+  module, x = SimPool(gamma=gamma), draw()
+  out = module.apply(variables_of(module, x), x.at[0, 1, 2, 3].set(jnp.nan), train=False)
+  assert np.isnan(out.vector[0]).any()
+  assert np.isfinite(out.vector[1]).all()

@@ -146,6 +146,7 @@ def _rules_of_run(config: TrainConfig) -> list[Rule]:
     ('--seed', config.seed, 0 <= config.seed < 2**32, 'in [0, 2^32)'),
     ('--label-smoothing', config.label_smoothing, 0 <= config.label_smoothing < 1, 'in [0, 1)'),
     ('--ema-decay', ema_decay, ema_decay is None or 0 < ema_decay < 1, 'in (0, 1) or None'),
+    ('--mimetic', config.mimetic, (config.mimetic or 0) >= 0, 'at least 0 or None'),
     ('--drop-path', config.drop_path, 0 <= (config.drop_path or 0) < 1, 'in [0, 1) or None'),
     ('--crop-ratio', config.crop_ratio, 0 < config.crop_ratio <= 1, 'in (0, 1]'),
     ('--workers', config.workers, config.workers >= 0, 'at least 0'),

@@ -86,6 +86,8 @@ class TrainConfig:
   """Pooling of the model, of jattn.list_poolings(); None is the model's own."""
   drop_path: float | None = None
   """Probability of dropping the last block's branch, rising from the first's 0; None is its own."""
+  mimetic: float | None = None
+  """How strongly query and key start as each other; 0 is not at all, None is the model's own."""
   init_from: pathlib.Path | None = None
   """Start from these weights, see jattn.weights; for other classes the last layer starts anew."""
   freeze: str | None = None

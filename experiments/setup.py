@@ -200,6 +200,8 @@ def make_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
     settings['pool'] = config.pool
   if config.drop_path is not None:
     settings['drop_path'] = config.drop_path
+  if config.mimetic is not None:
+    settings['mimetic'] = config.mimetic or None
   if config.image_size is not None and 'image_size' in _settings_of(config.model):
     settings['image_size'] = config.image_size
   dtype = jnp.bfloat16 if config.precision == 'bfloat16' else None

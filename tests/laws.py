@@ -178,8 +178,9 @@ MECHANISM_ROWS = [
   ),
   Row(
     'self_attention',
-    lambda **d: SelfAttention(num_heads=4, num_key_heads=2, use_bias=False, **d),
+    lambda **d: SelfAttention(num_heads=4, num_key_heads=2, use_bias=False, mimetic=0.7, **d),
     (B, H, W, C),
+    starts_otherwise=('query', 'key'),
   ),
   Row(
     'self_attention',

@@ -21,6 +21,8 @@ from jattn.ops.attention_operands import PairFunction
 from jattn.settings import check_counts
 from jattn.types import Attended, AttentionMap
 
+Start = jax.nn.initializers.Initializer
+
 
 class SelfAttention(nn.Module):
   """Self-attention: every position looks at every position.
@@ -37,6 +39,12 @@ class SelfAttention(nn.Module):
   they start at normal 0.02. The table [2H-1, 2W-1, M] is that of the grid at which the parameters
   were made, and interpolated linearly at another (``jattn.ops.resize_relative``).
 
+  With ``mimetic``, query and key start alike, ``W_Q W_K^T = mimetic U U^T`` with D orthonormal
+  columns U for each head: the multiple of the identity nearest to what D columns can be, so that a
+  position first looks at those like itself. Small projections drawn apart start with even maps,
+  which average the positions and tell nothing of where what is. Trockman and Kolter 2023, arXiv
+  2305.09828, who add noise and start at 0.7 behind a layer norm.
+
   Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid. With an ``implementation``
   other than 'dense' the output is computed without it: a map that nobody reads is then never formed
   and memory grows with N; one that is read costs a second pass, and no gradient reaches the output
@@ -50,6 +58,8 @@ class SelfAttention(nn.Module):
     out_features: width of the output projection; None leaves it out.
     use_bias: whether the projections have a bias.
     relative_bias: whether each difference of two positions has a bias.
+    mimetic: the factor, above zero, with which query and key start as each other; their biases then
+      start at zero. None starts each by itself.
     implementation: of ``jattn.ops.attend``; None chooses by platform and size.
     initialization: how the projections start, as Flax or as PyTorch starts them.
     dtype: what projections and products are computed in; None is the input's type.
@@ -62,6 +72,7 @@ class SelfAttention(nn.Module):
   out_features: int | None = None
   use_bias: bool = True
   relative_bias: bool = False
+  mimetic: float | None = None
   implementation: Implementation | None = 'dense'
   initialization: Init = 'flax'
   dtype: jnp.dtype | None = None
@@ -84,16 +95,19 @@ class SelfAttention(nn.Module):
     for name, features in (('qk_features', qk_features), ('v_features', v_features)):
       if features % self.num_heads:
         raise ValueError(f'{self.num_heads=} must divide {name}={features}')
+    if self.mimetic is not None and not self.mimetic > 0:
+      raise ValueError(f'{self.mimetic=} must be above zero, or None')
 
     tokens = reshape(x, batch, height * width, channels)
 
-    def project(name: str, heads: int, features: int) -> jax.Array:
+    def project(name: str, heads: int, features: int, start: Start | None = None) -> jax.Array:
       head_width = features // self.num_heads
-      out = self._dense(name, heads * head_width, tokens)
+      out = self._dense(name, heads * head_width, tokens, start)
       return reshape(out, batch, height * width, heads, head_width)
 
-    q = project('query', self.num_heads, qk_features)
-    k = project('key', key_heads, qk_features)
+    starts = self._mimetic(channels, key_heads, qk_features // self.num_heads)
+    q = project('query', self.num_heads, qk_features, starts[0])
+    k = project('key', key_heads, qk_features, starts[1])
     v = project('value', key_heads, v_features)
     bias = self._bias((height, width)) if self.relative_bias else None
     weights = attention_weights(q, k, bias=bias)
@@ -107,15 +121,32 @@ class SelfAttention(nn.Module):
       out = self._dense('out', self.out_features, out)
     return Attended(out, {'weights': AttentionMap(weights, 'position', (height, width))})
 
-  def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
+  def _dense(self, name: str, features: int, x: jax.Array, start: Start | None = None) -> jax.Array:
     return dense(
       features,
       inputs=x.shape[-1],
       name=name,
-      initialization=self.initialization,
+      initialization=self.initialization if start is None else 'flax',  # whose biases are zero
+      start=start,
       use_bias=self.use_bias,
       dtype=self.dtype,
     )(x)
+
+  def _mimetic(
+    self, channels: int, key_heads: int, width: int
+  ) -> tuple[Start | None, Start | None]:
+    """How the kernels of query and key start where they do so together."""
+    if self.mimetic is None or not self.is_initializing():
+      return None, None
+    orthonormal = nn.initializers.orthogonal(self.mimetic**0.5)
+    each = [
+      orthonormal(key, (channels, width), jnp.float32)
+      for key in jax.random.split(self.make_rng('params'), key_heads)
+    ]
+    shared = self.num_heads // key_heads  # queries of one key
+    query = jnp.concatenate([kernel for kernel in each for _ in range(shared)], axis=1)
+    key = jnp.concatenate(each, axis=1)
+    return (lambda *_: query), (lambda *_: key)
 
   def _bias(self, grid: tuple[int, int]) -> PairFunction:
     if self.has_variable('params', 'relative_bias'):

@@ -19,16 +19,23 @@ def seed_classifier(
   hidden: int = 512,
   dropout: float = 0.5,
   initialization: Init = 'torch',
+  mimetic: float | None = 100.0,
   dtype: jnp.dtype | None = None,
 ) -> Classifier:
   """The tutorial's classifier: three stages, one-head self-attention, flatten, two linear layers.
 
-  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual, and
-  PyTorch's initialisation, since the tutorial is written in PyTorch. 2,555,850 parameters
-  for 10 classes of 32x32x3 images.
+  d_k = widths[-1] / 8, d_v = widths[-1], no output projection, no residual. 2,555,850 parameters
+  for 10 classes of 32x32x3 images. Layers start as PyTorch's, since the tutorial is written in
+  PyTorch; but query and key start as each other (``SelfAttention.mimetic``), as apart they would
+  start with even weights, behind which all positions are the same. ``mimetic=None`` starts them as
+  PyTorch does.
   """
   attention = SelfAttention(
-    qk_features=widths[-1] // 8, v_features=widths[-1], initialization=initialization, dtype=dtype
+    qk_features=widths[-1] // 8,
+    v_features=widths[-1],
+    mimetic=mimetic,
+    initialization=initialization,
+    dtype=dtype,
   )
   return Classifier(
     backbone=ConvStack(widths, initialization, dtype),

@@ -51,6 +51,40 @@ def test_parameters_of_the_seed():
   assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 2 * 8224 + 65792
 
 
+@pytest.mark.parametrize(
+  ('channels', 'settings'),
+  [
+    (12, {'qk_features': 4}),
+    (12, {'num_heads': 4, 'num_key_heads': 2, 'qk_features': 20}),
+    (3, {'num_heads': 2, 'qk_features': 10}),
+  ],
+  ids=str,
+)
+def test_mimetic_query_and_key_start_as_each_other(channels, settings):
+  """W_Q W_K^T of each head has the eigenvalue ``mimetic`` D times (at most C), else zero."""
+  module = SelfAttention(**settings, v_features=8, mimetic=0.7, initialization='torch')
+  params = initial(module, jnp.zeros((1, 2, 2, channels)))['params']
+  heads, key_heads = module.num_heads, module.num_key_heads or module.num_heads
+  q = np.split(np.asarray(params['query']['kernel'], np.float64), heads, axis=1)
+  k = np.split(np.asarray(params['key']['kernel'], np.float64), key_heads, axis=1)
+  for head in range(heads):
+    product = q[head] @ k[head // (heads // key_heads)].T
+    np.testing.assert_allclose(product, product.T, atol=1e-6)
+    found = np.linalg.eigvalsh(product)
+    rank = min(channels, q[head].shape[1])
+    want = [0.0] * (channels - rank) + [0.7] * rank
+    np.testing.assert_allclose(found, want, atol=1e-6)
+  assert not np.allclose(k[0], k[-1]) or key_heads == 1
+  assert not params['query']['bias'].any()
+  assert not params['key']['bias'].any()
+  assert params['value']['bias'].any()
+
+
+def test_mimetic_is_above_zero():
+  with pytest.raises(ValueError, match='mimetic=0 must be above zero'):
+    initial(SelfAttention(mimetic=0), jnp.zeros((1, 2, 2, 4)))
+
+
 def test_permuting_positions_permutes_the_output(rng):
   module = SelfAttention(num_heads=2)
   x = jnp.asarray(rng.normal(size=(1, 1, 6, 4)), jnp.float32)

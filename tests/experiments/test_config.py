@@ -138,6 +138,7 @@ def test_a_mistyped_flag_gets_a_suggestion(capsys):
     (['--optimizer.clip-norm', '-1'], '--optimizer.clip-norm -1.0 must be above 0 or None'),
     (['--optimizer.clip-norm', '0'], '--optimizer.clip-norm 0.0 must be above 0 or None'),
     (['--checkpoint-every', '0'], '--checkpoint-every 0'),
+    (['--mimetic', '-1'], '--mimetic -1.0 must be at least 0 or None'),
     (['--drop-path', '1'], '--drop-path 1.0 must be in'),
     (['--crop-ratio', '0'], '--crop-ratio 0.0 must be in'),
     (['--image-size', '0'], '--image-size 0 must be at least 1'),

@@ -229,6 +229,7 @@ def test_unknown_models_and_impossible_batches_are_refused_before_data(tmp_path,
     run(tmp_path / 'a', '--pool', 'average')
   for flags, message in (
     ('--drop-path 0.1', f"--drop-path 0.1: model '{MODEL}' takes no setting 'drop_path'"),
+    ('--mimetic 0 --model resnet20', "model 'resnet20' takes no setting 'mimetic'"),
     ('--optimizer.layer-decay 0.5', f'--optimizer.layer-decay 0.5, .*{MODEL}: .* needs blo'),
     (
       '--model resnet20 --freeze stage_7',

@@ -64,6 +64,10 @@ def test_the_slots_of_a_model_follow_the_flags():
   assert make_model(config, num_classes=4).backbone.drop_path == 0, 'None would be its own, 0.1'
   config = parse('--model seed_classifier --image-size 48'.split())
   assert make_model(config, num_classes=4).image_size == 48
+  assert make_model(config, num_classes=4).attention[0].mimetic == 100
+  for flag, value in (('0', None), ('0.7', 0.7)):
+    config = parse(['--model', 'seed_classifier', '--mimetic', flag])
+    assert make_model(config, num_classes=4).attention[0].mimetic == value
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def test_every_layer_of_the_seed_models_starts_as_said(name, init):
   variables = jax.jit(
     lambda: model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
   )()
+  if name == 'seed_classifier':
+    of_attention = variables['params']['attention_0']
+    query, key = (of_attention.pop(part)['kernel'] for part in ('query', 'key'))
+    np.testing.assert_allclose(query.T @ key, 100 * np.eye(32), atol=1e-3)  # of mimetic starts
   layers, _ = jax.tree.flatten(variables['params'], is_leaf=lambda node: 'kernel' in node)
   for layer in layers:
     kernel = np.asarray(layer['kernel'])

@@ -25,6 +25,8 @@ class Arguments:
   """Run directory."""
   split: Literal['test', 'choose', 'train'] = 'test'
   """Which images."""
+  data: str | None = None
+  """The data's name now, as --data of experiments.train, where its folder or file has moved."""
   data_dir: pathlib.Path | None = None
   """Where prepared TFDS data lies now; None is where the run found it."""
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
   from experiments.rundir import finite
 
   run = reload_run(chosen.run)
-  dataset = load_data_of(run, chosen.run, data_dir=chosen.data_dir)
+  dataset = load_data_of(run, chosen.run, data=chosen.data, data_dir=chosen.data_dir)
   metrics = evaluate_split(run.setup, dataset, chosen.split, run.variables, run.setup.eval_step())
   by_class = dict(zip(dataset.class_names, metrics.class_accuracy().tolist(), strict=True))
   print(

@@ -35,6 +35,8 @@ class Arguments:
   """The class that is asked about."""
   out: pathlib.Path | None = None
   """Where to write; None is explain in the run directory."""
+  data: str | None = None
+  """The data's name now, as --data of experiments.train, where its folder or file has moved."""
   data_dir: pathlib.Path | None = None
   """Where prepared TFDS data lies now; None is where the run found it."""
   seed: int = 0
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     raise ConfigError(f'--images {chosen.images} must be at least 1')
   check_methods(chosen.methods)
   run = reload_run(chosen.run)
-  dataset = load_data_of(run, chosen.run, data_dir=chosen.data_dir)
+  dataset = load_data_of(run, chosen.run, data=chosen.data, data_dir=chosen.data_dir)
   sample = take(dataset, chosen.split, chosen.images)
   found = Explainer(run.setup, sample).explanation(
     run.variables, methods=chosen.methods, target=chosen.target, seed=chosen.seed

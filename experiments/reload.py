@@ -51,18 +51,27 @@ def reload_run(path: pathlib.Path) -> Reloaded:
   return Reloaded(setup, restored.state.eval_variables, restored.step)
 
 
-def load_data_of(run: Reloaded, path: pathlib.Path, *, data_dir: pathlib.Path | None = None) -> Any:
+def load_data_of(
+  run: Reloaded,
+  path: pathlib.Path,
+  *,
+  data: str | None = None,
+  data_dir: pathlib.Path | None = None,
+) -> Any:
   """The data that a run was trained on.
 
   Args:
     run: the run.
     path: its directory, for the message.
+    data: its name now, where its folder or file has moved; None is the run's.
     data_dir: where prepared TFDS data lies now; None is where the run found it.
 
   Raises:
     InputError: it is missing, damaged, or other data.
   """
   config = run.setup.config
+  if data is not None:
+    config = dataclasses.replace(config, data=data)
   if data_dir is not None:
     config = dataclasses.replace(config, data_dir=data_dir)
   dataset = load_data(config)

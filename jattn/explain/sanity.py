@@ -88,8 +88,13 @@ def class_sensitivity(
   Args:
     method, model, variables, images, targets, key, settings: as for ``explain``.
     others: int [B], the other class; None is the likeliest but for the target.
+
+  Raises:
+    ValueError: the model knows one class only.
   """
   logits = _logits(model, variables, images)
+  if logits.shape[1] < 2:
+    raise ValueError('class_sensitivity compares the maps of two classes; the model has one')
   targets = predicted(logits) if targets is None else targets
   if others is None:
     own = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)

@@ -49,7 +49,11 @@ def make_schedule(
     raise ValueError(f'{warmup_steps=} must be at least 0 and less than {steps=}')
   remaining = steps - warmup_steps
   if decay == 'cosine':
-    after = optax.cosine_decay_schedule(learning_rate, remaining, alpha=end / learning_rate)
+    share = optax.cosine_decay_schedule(1.0, remaining)
+
+    def after(step):
+      return end + (learning_rate - end) * share(step)
+
   elif decay == 'linear':
     after = optax.linear_schedule(learning_rate, end, remaining)
   elif decay == 'step':

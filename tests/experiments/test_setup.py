@@ -13,6 +13,7 @@ import jattn
 from experiments.augmentation import make_augmentation
 from experiments.config import parse
 from experiments.errors import ConfigError, InputError
+from experiments.reload import Reloaded, load_data_of
 from experiments.settings import AugmentConfig
 from experiments.setup import DataFacts, load_data, make_model, make_setup
 from experiments.start import load_start
@@ -182,3 +183,17 @@ def test_weights_of_another_model_are_an_input_error(tmp_path):
   setup = setup_of('--model', 'resnet8', '--init-from', str(folder))
   with pytest.raises(InputError, match='--init-from .*missing'):
     load_start(setup)
+
+
+def test_data_that_moved_is_found_under_its_new_name(data, tmp_path):
+  """And only where it is the same data."""
+  config = parse(['--model', 'resnet8', '--data', f'npz:{tmp_path}/gone.npz', '--batch-size', '8'])
+  facts = DataFacts.of(load_data(parse(['--data', data])))
+  run = Reloaded(make_setup(config, facts), {}, 0)
+  with pytest.raises(InputError, match=r'gone\.npz'):
+    load_data_of(run, tmp_path)
+  assert load_data_of(run, tmp_path, data=data).fingerprint == facts.fingerprint
+  with np.load(data.removeprefix('npz:')) as file:
+    np.savez(tmp_path / 'other.npz', **{**file, 'y_test': file['y_train'][:8] * 0})
+  with pytest.raises(InputError, match=r'--data npz:.*other\.npz is not the data that'):
+    load_data_of(run, tmp_path, data=f'npz:{tmp_path}/other.npz')

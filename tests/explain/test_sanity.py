@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jattn import Classifier
+from jattn.backbones import ConvStack
 from jattn.explain import (
   class_sensitivity,
   explain,
@@ -12,7 +14,10 @@ from jattn.explain import (
   spearman,
 )
 from jattn.explain.sanity import layers_from_the_top
+from jattn.models import Head
+from jattn.pooling import Average
 from tests.explain.networks import convolutional, predict, transformer
+from tests.proof import initial
 
 KEY = jax.random.key(5)
 TARGETS = jnp.array([2, 0])
@@ -81,6 +86,12 @@ def test_class_sensitivity():
   assert not seeing.higher_is_better
   same = class_sensitivity('hires_cam', *convolutional(), TARGETS, others=TARGETS)
   assert (same.value == 1).all()
+
+
+def test_class_sensitivity_of_one_class_is_refused():
+  model, images = Classifier(ConvStack((4,)), Average(), Head(1)), jnp.ones((1, 4, 4, 3))
+  with pytest.raises(ValueError, match='the model has one'):
+    class_sensitivity('gradcam', model, initial(model, images), images)
 
 
 def test_class_sensitivity_takes_the_likeliest_other_class():

@@ -21,6 +21,14 @@ def test_cosine_and_linear_in_closed_form():
     assert float(constant(t)) == 2
 
 
+def test_a_decay_may_end_above_zero_and_begin_at_zero():
+  for decay in ('cosine', 'linear'):
+    schedule = make_schedule(2.0, steps=10, decay=decay, end=0.5)
+    found = [float(schedule(t)) for t in (0, 5, 10, 11)]
+    assert found == pytest.approx([2.0, 1.25, 0.5, 0.5])
+    assert float(make_schedule(0.0, steps=10, decay=decay)(3)) == 0
+
+
 def test_steps_are_those_of_the_residual_network_on_cifar():
   """64,000 steps, a tenth of the rate from step 32,000 and again from 48,000 on."""
   schedule = make_schedule(0.1, steps=64_000, decay='step')

@@ -98,6 +98,13 @@ def test_1_all_is_of_32_bits_also_where_the_session_knows_64(row):
 
 
 @every_row
+def test_1_a_batch_may_be_empty(row):
+  images = jax.ShapeDtypeStruct((0, H, W, C), jnp.float32)
+  found = jax.eval_shape(compiled(ROWS.index(row)), variables_of(ROWS.index(row)), images)
+  assert _output(found).shape == (0, *row.shape[1:])
+
+
+@every_row
 def test_2_the_law_of_each_kind(row):
   _, maps = apply(row, draw())
   for attention_map in maps.values():

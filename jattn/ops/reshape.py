@@ -19,7 +19,8 @@ def reshape(x: jax.Array, *sizes: int) -> jax.Array:
 
   Args:
     x: any array.
-    sizes: of the result; one may be -1.
+    sizes: of the result; one may be -1, which in an empty array is what it would be with one
+      element along each axis that has none.
 
   Returns:
     The same numbers in the same order.
@@ -30,7 +31,13 @@ def reshape(x: jax.Array, *sizes: int) -> jax.Array:
 
   >>> reshape(jnp.arange(6), 3, -1).tolist()
   [[0, 1], [2, 3], [4, 5]]
+  >>> reshape(jnp.zeros((0, 3, 5)), 0, -1).shape
+  (0, 15)
   """
+  if not x.size and -1 in sizes and 0 in sizes:  # JAX would divide by zero
+    known = math.prod(size for size in sizes if size > 0)
+    unknown = math.prod(size for size in x.shape if size) // known
+    sizes = tuple(unknown if size == -1 else size for size in sizes)
   spec = jax.typeof(x).sharding.spec
   if all(place is None for place in spec) or not x.size:
     return x.reshape(sizes)

@@ -71,8 +71,11 @@ def line_of(run: pathlib.Path) -> dict[str, Any]:
     finished = (run / 'result.json').stat().st_mtime
   except (OSError, ValueError) as error:
     raise RunError(f'{run} is not a finished run: {error}') from None
+  names = [result[key] for key in IDENTITY if result.get(key)]
+  if config.get('mimetic') is not None:
+    names.append(f'mimetic{config["mimetic"]:g}')
   return {
-    'id': '-'.join(result[key] for key in IDENTITY if result.get(key)) + f'-seed{result["seed"]}',
+    'id': '-'.join([*names, f'seed{result["seed"]}']),
     **{key: value for key, value in result.items() if key not in LEFT_OUT},
     'epochs': config['epochs'],
     'batch_size': config['batch_size'],

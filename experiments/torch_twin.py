@@ -5,7 +5,8 @@ its key is permuted into a shape the batched product cannot take, and its value 
 Here is the module its mathematics describes, trained by the recipe of jattn's `cifar10` preset on
 the same splits. It shares the decoded images and their statistics with jattn and nothing else:
 model, initialisation (PyTorch's default), augmentation, optimizer and loop are torch's, so that
-agreement says something about both. It is the one experiment with a training loop of its own.
+agreement says something about both. jattn's classifier starts so with `--mimetic 0`; by itself it
+starts query and key as each other. It is the one experiment with a training loop of its own.
 
     pip install 'jattn[torch]'
     python -m experiments.torch_twin --seed 0 --data-dir DIR --out twin.jsonl --checkpoint twin.npz

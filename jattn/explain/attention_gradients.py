@@ -115,6 +115,11 @@ def legrad(subject: Subject) -> jax.Array:
     look for look in _usable(network) if look.kind == 'position' and _block(network, look) in ends
   ]
   if not chosen and not pool:
+    if any(look.kind == 'position' for look in _usable(network)):
+      raise ValueError(
+        'legrad needs the block that a map of positions is in; the backbone has no submodules named'
+        ' stage_S or stage_S_block_I that return Attended with features of the shape of the last'
+      )
     raise ValueError(_needs('legrad', network))
   gradients = _gradients_by_layer(subject, chosen + pool, ends)
   planes = []

@@ -190,6 +190,33 @@ def test_evaluate_reloads_by_the_directory_alone(finished, tmp_path, capsys):
   assert len(printed['by_class']) == 10
 
 
+def test_collected_seeds_have_a_line_each_and_a_mean_for_each_setting(finished, tmp_path, capsys):
+  runs = []
+  for seed, accuracy, start in ((0, 0.5, None), (1, 0.7, None), (0, 0.25, 0.0)):
+    runs.append(tmp_path / f'{start}-{seed}')
+    runs[-1].mkdir()
+    shutil.copy(finished / 'env.json', runs[-1])
+    for name, change in (
+      ('result.json', {'seed': seed, 'test_accuracy': accuracy}),
+      ('config.json', {'mimetic': start}),
+    ):
+      (runs[-1] / name).write_text(json.dumps(read(finished / name) | change))
+  out = tmp_path / 'lines.jsonl'
+  assert collect.main([*map(str, runs), '--out', str(out)]) == 0
+  lines = [json.loads(line) for line in out.read_text().splitlines()]
+  assert [line['id'] for line in lines] == [
+    f'{MODEL}-digits-seed0',
+    f'{MODEL}-digits-seed1',
+    f'{MODEL}-digits-mimetic0-seed0',
+  ]
+  assert lines[1]['test_accuracy'] == 0.7
+  assert lines[0].keys() >= {'test_nll', 'steps', 'epochs', 'precision', 'versions', 'git', 'date'}
+  assert str(tmp_path) not in out.read_text()
+  printed = capsys.readouterr().out
+  assert f'{MODEL}-digits: test accuracy 0.6000 ± 1.2706 (95%, 2 seeds)' in printed
+  assert f'{MODEL}-digits-mimetic0: test accuracy 0.2500 (1 seeds, no interval)' in printed
+
+
 def test_predict_names_classes_and_draws(finished, tmp_path, capsys):
   shade = np.zeros((28, 28), np.uint8)
   shade[4:24, 12:16] = 255

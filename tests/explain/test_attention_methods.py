@@ -1,15 +1,20 @@
 """Rollout, Chefer's rule, LeGrad and the rest against NumPy, from gradients got another way."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jattn import Classifier
+from jattn.attention import SelfAttention
 from jattn.explain import explain, upsample
 from jattn.explain.attention_maps import layers, roll
 from jattn.explain.network import open_network
 from jattn.explain.tokens import Row, regrid
-from jattn.models import resnet_cifar
+from jattn.models import Head, resnet_cifar
+from jattn.pooling import Average
+from jattn.types import Attended
 from tests.explain.networks import (
   attention_gradients,
   convolutional,
@@ -116,6 +121,21 @@ def test_legrad_leaves_out_blocks_that_the_head_cannot_read():
   assert gradient.max() > 1e-5
   got = explain('legrad', model, variables, images, TARGETS)
   np.testing.assert_allclose(got, upsample(gradient, (8, 8)), atol=1e-5 * gradient.max())
+
+
+class Unstaged(nn.Module):
+  """A backbone whose attention is in nothing that is called a stage."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    found = SelfAttention(name='looking')(nn.Dense(4, name='in')(images), train=train)
+    return Attended(found.features, {'looking/weights': found.maps['weights']})
+
+
+def test_legrad_says_how_a_block_is_known():
+  model, images = Classifier(Unstaged(), Average(), Head(3)), pictures(2, 4, 6, 3)
+  with pytest.raises(ValueError, match='no submodules named stage_S'):
+    explain('legrad', model, moved(model, images), images, TARGETS)
 
 
 def test_one_layer_without_a_class_token():

@@ -20,7 +20,8 @@ from tests.proof import initial, sums_in_half
 
 ROWS = MECHANISM_ROWS + POOLING_ROWS
 IDS = [f'{row.name}-{index}' for index, row in enumerate(ROWS)]
-every_row = pytest.mark.parametrize('row', ROWS, ids=IDS)
+# Of a module's scope, so that the laws of a row follow one another and share its programs.
+every_row = pytest.mark.parametrize('row', ROWS, ids=IDS, scope='module')
 
 
 def draw(seed=0, shape=(B, H, W, C), dtype=jnp.float32):

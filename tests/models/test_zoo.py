@@ -121,11 +121,11 @@ TRAINED_LARGE = {'drop_path': 0.1, 'remat': True, 'dtype': jnp.bfloat16}
 FAMILIES = {
   'resnet20': {'widths': (8, 8, 8)},
   'resnet18': {'depths': (1, 1), 'widths': (8, 8), 'stem_width': 8},
-  'seresnet33ts': {},
-  'botnet26t_256': {},
+  'seresnet33ts': {'blocks': ('g', 'g', 'g', 'g')},
+  'botnet26t_256': {'blocks': ('c', 'c', 'ca', 'a')},
   'vit_tiny_patch16_224': {'depth': 1, 'width': 16, 'num_heads': 2, 'pool': 'average'},
   'convnext_atto': {'depths': (1, 1), 'widths': (8, 8)},
-  'coatnet_nano_rw_224': {},
+  'coatnet_nano_rw_224': {'depths': (1, 1, 2, 1)},
   'cct_2_3x2_32': {'depth': 1, 'width': 8, 'stem': (8,)},
   'scene_classifier': {'width': 8, 'stem_width': 8},
 }

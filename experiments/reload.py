@@ -74,7 +74,10 @@ def load_data_of(
     config = dataclasses.replace(config, data=data)
   if data_dir is not None:
     config = dataclasses.replace(config, data_dir=data_dir)
-  dataset = load_data(config)
+  try:
+    dataset = load_data(config)
+  except InputError as error:
+    raise InputError(f'{error}; --data and --data-dir say where it lies now') from None
   if dataset.fingerprint != run.setup.facts.fingerprint:
     raise InputError(f'--data {config.data} is not the data that {path} was trained on')
   return dataset

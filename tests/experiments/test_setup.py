@@ -190,7 +190,7 @@ def test_data_that_moved_is_found_under_its_new_name(data, tmp_path):
   config = parse(['--model', 'resnet8', '--data', f'npz:{tmp_path}/gone.npz', '--batch-size', '8'])
   facts = DataFacts.of(load_data(parse(['--data', data])))
   run = Reloaded(make_setup(config, facts), {}, 0)
-  with pytest.raises(InputError, match=r'gone\.npz'):
+  with pytest.raises(InputError, match=r'gone\.npz.*; --data and --data-dir say where it lies'):
     load_data_of(run, tmp_path)
   assert load_data_of(run, tmp_path, data=data).fingerprint == facts.fingerprint
   with np.load(data.removeprefix('npz:')) as file:

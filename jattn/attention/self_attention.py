@@ -40,8 +40,8 @@ class SelfAttention(nn.Module):
   were made, and interpolated linearly at another (``jattn.ops.resize_relative``).
 
   With ``mimetic``, query and key start alike, ``W_Q W_K^T = mimetic U U^T`` with D orthonormal
-  columns U for each head: the multiple of the identity nearest to what D columns can be, so that a
-  position first looks at those like itself. Small projections drawn apart start with even maps,
+  columns U for each head (where D is C or more, ``mimetic I``): as near to a multiple of the
+  identity as D columns can be, so that a position first looks at those like itself. Small projections drawn apart start with even maps,
   which average the positions and tell nothing of where what is. Trockman and Kolter 2023, arXiv
   2305.09828, who add noise. Maps start sharper with the factor and with the features' squares: for
   those of the tutorial's classifier, of size 0.14, a factor of 100 does what 3 does behind a layer

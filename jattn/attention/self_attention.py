@@ -41,11 +41,11 @@ class SelfAttention(nn.Module):
 
   With ``mimetic``, query and key start alike, ``W_Q W_K^T = mimetic U U^T`` with D orthonormal
   columns U for each head (where D is C or more, ``mimetic I``): as near to a multiple of the
-  identity as D columns can be, so that a position first looks at those like itself. Small projections drawn apart start with even maps,
-  which average the positions and tell nothing of where what is. Trockman and Kolter 2023, arXiv
-  2305.09828, who add noise. Maps start sharper with the factor and with the features' squares: for
-  those of the tutorial's classifier, of size 0.14, a factor of 100 does what 3 does behind a layer
-  norm.
+  identity as D columns can be, so that a position first looks at those like itself. Small
+  projections drawn apart start with even maps, which average the positions and tell nothing of
+  where what is. Trockman and Kolter 2023, arXiv 2305.09828, who add noise. Maps start sharper with
+  the factor and with the features' squares: for those of the tutorial's classifier, of size 0.14, a
+  factor of 100 does what 3 does behind a layer norm.
 
   Map: ``weights``, kind ``position``, [B, M, Q, K] over the H x W grid. With an ``implementation``
   other than 'dense' the output is computed without it: a map that nobody reads is then never formed
